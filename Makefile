@@ -1,0 +1,34 @@
+# SPDX-License-Identifier: Apache-2.0
+# A thin front to Meson. `make` builds build/umbp, build/libumbp.so and build/libumbp.a.
+BUILD ?= build
+MESON_OPTIONS ?=
+TRACE := ../shared/data/conversation_trace.jsonl
+
+.PHONY: all test run install clean format lint
+
+all:
+	@scripts/build $(BUILD) $(MESON_OPTIONS)
+
+test:
+	@scripts/install-deps
+	@scripts/build $(BUILD) $(MESON_OPTIONS)
+	@scripts/run-tests $(BUILD) --counts $(BUILD)/test-counts
+
+run: all
+	$(BUILD)/umbp replay $(if $(wildcard $(TRACE)),--trace $(TRACE))
+
+install: all
+	meson install -C $(BUILD) --no-rebuild
+
+clean:
+	rm -rf $(BUILD)
+
+format:
+	clang-format -i $$(find src include tests -name '*.[ch]')
+
+lint: all
+	scripts/check-layers
+	scripts/check-spdx
+	scripts/check-exports $(BUILD)/libumbp.so
+	scripts/check-names $(BUILD)/libumbp.a
+	clang-format --dry-run -Werror $$(find src include tests -name '*.[ch]')
