@@ -2,15 +2,9 @@
 #include <umbp/status.h>
 #include <umbp/umbp.h>
 
-const char *umbp_version(void)
-{
-    return UMBP_BUILD_VERSION;
-}
+const char *umbp_version(void) { return UMBP_BUILD_VERSION; }
 
-unsigned umbp_api_version(void)
-{
-    return UMBP_API_VERSION;
-}
+unsigned umbp_api_version(void) { return UMBP_API_VERSION; }
 
 const char *umbp_status_name(enum umbp_status status)
 {

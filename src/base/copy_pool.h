@@ -18,6 +18,8 @@
 #include <umbp/status.h>
 
 #define COPY_POOL_THREADS_MAX 64u
+#define COPY_POOL_PIECE_BYTES ((size_t)128 << 10)
+#define COPY_POOL_MIN_BYTES ((size_t)512 << 10)
 
 struct copy_pool;
 

@@ -48,7 +48,11 @@ static inline void mutex_lock(struct mutex *mutex) { pthread_mutex_lock(&mutex->
 static inline void mutex_unlock(struct mutex *mutex) { pthread_mutex_unlock(&mutex->native); }
 #endif
 /* Debug builds: abort if the calling thread holds any lock. Called before I/O and bulk copies. */
+#ifdef UMBP_LOCK_RANKS
 void mutex_assert_none_held(void);
+#else
+static inline void mutex_assert_none_held(void) {}
+#endif
 
 void condition_init(struct condition *condition);
 void condition_fini(struct condition *condition);

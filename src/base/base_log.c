@@ -1,0 +1,143 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * The sink and its context change together, and once umbp_log_set has returned the old sink should
+ * not be called any more (its owner may free the context). So a line takes the pair under the lock,
+ * counts itself in, and calls the sink without the lock; a change waits for the lines of the old
+ * pair, for a second at most: a sink that hangs must not hang the one who replaces it.
+ */
+#include "base/log.h"
+
+#include <errno.h>
+#include <pthread.h>
+#include <stdarg.h>
+#include <stdio.h>
+#include <string.h>
+#include <time.h>
+
+#include "base/clock.h"
+#include "base/mutex.h"
+
+#define LINE_BYTES_MAX 1024
+#define SINK_CHANGE_TIMEOUT_MS 1000
+
+typedef void (*sink_function)(void *context, enum umbp_log_level level, const char *line);
+
+static const char *const level_names[] = {"error", "warn", "info", "debug"};
+
+static void sink_stderr(void *context, enum umbp_log_level level, const char *line)
+{
+    (void)context;
+    (void)level;
+    /* One call, so that lines of several threads do not mix. */
+    fprintf(stderr, "%s\n", line);
+}
+
+/* Relaxed everywhere: a line on the wrong side of a change of level is no harm. */
+static _Atomic int log_level = UMBP_LOG_WARN;
+
+/* Guards the sink, its context, its generation and the counts of lines in the sinks of the present
+ * and the last generation. The lowest lock of all: nothing is called under it. Not a struct mutex
+ * since it has to be ready before main. */
+static pthread_mutex_t log_lock = PTHREAD_MUTEX_INITIALIZER;
+static sink_function log_sink = sink_stderr;
+static void *log_context;
+static unsigned log_generation;
+static unsigned log_running[2];
+
+static enum umbp_log_level level_clamp(int level)
+{
+    return level < UMBP_LOG_ERROR   ? UMBP_LOG_ERROR
+           : level > UMBP_LOG_DEBUG ? UMBP_LOG_DEBUG
+                                    : (enum umbp_log_level)level;
+}
+
+static unsigned running_of(unsigned generation)
+{
+    pthread_mutex_lock(&log_lock);
+    unsigned running = log_running[generation % 2];
+    pthread_mutex_unlock(&log_lock);
+    return running;
+}
+
+void umbp_log_set(enum umbp_log_level level,
+                  void (*sink)(void *context, enum umbp_log_level level, const char *line),
+                  void *context)
+{
+    atomic_store_explicit(&log_level, level_clamp((int)level), memory_order_relaxed);
+    pthread_mutex_lock(&log_lock);
+    unsigned old = log_generation++;
+    log_sink = sink != NULL ? sink : sink_stderr;
+    log_context = sink != NULL ? context : NULL;
+    pthread_mutex_unlock(&log_lock);
+
+    uint64_t deadline_ns = clock_deadline_ns(clock_monotonic(), SINK_CHANGE_TIMEOUT_MS);
+    while (running_of(old) > 0 && clock_left_ns(clock_monotonic(), deadline_ns) > 0) {
+        nanosleep(&(struct timespec){.tv_nsec = 1000000}, NULL);
+    }
+}
+
+bool log_enabled(enum umbp_log_level level)
+{
+    return (int)level <= atomic_load_explicit(&log_level, memory_order_relaxed);
+}
+
+static void deliver(enum umbp_log_level level, const char *line)
+{
+    pthread_mutex_lock(&log_lock);
+    sink_function sink = log_sink;
+    void *context = log_context;
+    unsigned generation = log_generation;
+    log_running[generation % 2]++;
+    pthread_mutex_unlock(&log_lock);
+
+    sink(context, level, line);
+
+    pthread_mutex_lock(&log_lock);
+    log_running[generation % 2]--;
+    pthread_mutex_unlock(&log_lock);
+}
+
+void log_write(enum umbp_log_level level, const char *event, const char *format, ...)
+{
+    char line[LINE_BYTES_MAX];
+    va_list arguments;
+
+    if (!log_enabled(level)) {
+        return;
+    }
+    mutex_assert_none_held();
+    int saved_errno = errno;
+    level = level_clamp((int)level);
+    int length = snprintf(line, sizeof line, "%s %s", level_names[level], event);
+    if (length > 0 && (size_t)length < sizeof line - 1 && *format != '\0') {
+        line[length++] = ' ';
+        va_start(arguments, format);
+        (void)vsnprintf(line + length, sizeof line - (size_t)length, format, arguments);
+        va_end(arguments);
+    }
+    /* A key or a path may hold anything: one line stays one line, and a terminal safe. */
+    for (char *c = line; *c != '\0'; c++) {
+        if ((unsigned char)*c < 0x20 || *c == 0x7F) {
+            *c = '?';
+        }
+    }
+    deliver(level, line);
+    errno = saved_errno;
+}
+
+bool log_limit_pass(struct log_limit *limit, uint64_t every_ms, uint64_t *held_back_out)
+{
+    /* All relaxed: the gate guards no other memory. */
+    uint64_t now_ns = clock_now_ns(clock_monotonic());
+    uint64_t next_ns = atomic_load_explicit(&limit->next_ns, memory_order_relaxed);
+
+    if (now_ns < next_ns ||
+        !atomic_compare_exchange_strong_explicit(&limit->next_ns, &next_ns,
+                                                 clock_deadline_ns(clock_monotonic(), every_ms),
+                                                 memory_order_relaxed, memory_order_relaxed)) {
+        atomic_fetch_add_explicit(&limit->held_back, 1, memory_order_relaxed);
+        return false;
+    }
+    *held_back_out = atomic_exchange_explicit(&limit->held_back, 0, memory_order_relaxed);
+    return true;
+}
