@@ -21,8 +21,8 @@
 
 /* ---- temporary folders ---- */
 
-/* A new empty folder under TMPDIR (or /tmp). The string is the caller's, until test_dir_remove. Each
- * one left is removed when the program ends by itself. */
+/* A new empty folder under TMPDIR (or /tmp). The string is the caller's, until test_dir_remove.
+ * Each one left is removed when the program ends by itself. */
 char *test_dir_create(void);
 /* Removes the folder with all that is in it, and frees the string. Takes NULL. */
 void test_dir_remove(char *path);
@@ -31,8 +31,8 @@ char *test_path(const char *folder, const char *name);
 
 /* ---- random numbers ---- */
 
-/* The program's seed: UMBP_TEST_SEED, else a fixed one; the first call prints it. UMBP_TEST_SEED=random
- * takes one from the clock. */
+/* The program's seed: UMBP_TEST_SEED, else a fixed one; the first call prints it.
+ * UMBP_TEST_SEED=random takes one from the clock. */
 uint64_t test_seed(void);
 
 struct test_rng {
@@ -64,7 +64,8 @@ bool test_threads_settle(unsigned count);
 /* Bytes of memory that the process holds resident. */
 size_t test_resident_bytes(void);
 
-/* True under AddressSanitizer, ThreadSanitizer or valgrind: use smaller rounds, no timing limits. */
+/* True under AddressSanitizer, ThreadSanitizer or valgrind: use smaller rounds, no timing limits.
+ */
 bool test_is_slow(void);
 
 #endif

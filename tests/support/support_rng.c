@@ -53,10 +53,7 @@ uint64_t test_rng_next(struct test_rng *rng)
     return value;
 }
 
-uint64_t test_rng_below(struct test_rng *rng, uint64_t bound)
-{
-    return test_rng_next(rng) % bound;
-}
+uint64_t test_rng_below(struct test_rng *rng, uint64_t bound) { return test_rng_next(rng) % bound; }
 
 static uint64_t fill_word(uint64_t tag, size_t index)
 {

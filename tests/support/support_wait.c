@@ -54,20 +54,11 @@ unsigned test_fd_count(void)
     return count_entries("/proc/self/fd") - 1; /* less the one that looks */
 }
 
-unsigned test_thread_count(void)
-{
-    return count_entries("/proc/self/task");
-}
+unsigned test_thread_count(void) { return count_entries("/proc/self/task"); }
 
-static bool threads_are_few(void *context)
-{
-    return test_thread_count() <= *(unsigned *)context;
-}
+static bool threads_are_few(void *context) { return test_thread_count() <= *(unsigned *)context; }
 
-bool test_threads_settle(unsigned count)
-{
-    return test_wait_until(threads_are_few, &count, 5000);
-}
+bool test_threads_settle(unsigned count) { return test_wait_until(threads_are_few, &count, 5000); }
 
 size_t test_resident_bytes(void)
 {

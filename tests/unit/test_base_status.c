@@ -33,7 +33,7 @@ static void status_of_no_known_number_is_unknown(void **state)
 {
     (void)state;
     assert_string_equal(umbp_status_name((enum umbp_status)9999), "UNKNOWN");
-    assert_string_equal(umbp_status_name((enum umbp_status)-1), "UNKNOWN");
+    assert_string_equal(umbp_status_name((enum umbp_status) - 1), "UNKNOWN");
     assert_string_equal(umbp_status_text((enum umbp_status)9999), "unknown status");
 }
 
