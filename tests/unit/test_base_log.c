@@ -1,0 +1,263 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+#include "support.h"
+
+#include <errno.h>
+#include <fcntl.h>
+#include <inttypes.h>
+#include <pthread.h>
+#include <stdatomic.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <unistd.h>
+
+#include "base/log.h"
+
+struct capture {
+    unsigned count;
+    enum umbp_log_level level;
+    char line[4096];
+};
+
+static void capture_sink(void *context, enum umbp_log_level level, const char *line)
+{
+    struct capture *capture = context;
+    capture->count++;
+    capture->level = level;
+    snprintf(capture->line, sizeof capture->line, "%s", line);
+}
+
+static int restore(void **state)
+{
+    (void)state;
+    umbp_log_set(UMBP_LOG_WARN, NULL, NULL);
+    return 0;
+}
+
+static void log_line_is_level_event_and_pairs(void **state)
+{
+    (void)state;
+    struct capture capture = {0};
+    umbp_log_set(UMBP_LOG_DEBUG, capture_sink, &capture);
+    log_error("record_corrupt", "segment=%u offset=%" PRIu64, 7u, UINT64_C(4096));
+    assert_string_equal(capture.line, "error record_corrupt segment=7 offset=4096");
+    assert_int_equal(capture.level, UMBP_LOG_ERROR);
+    log_warn("w", "a=%d", 1);
+    assert_string_equal(capture.line, "warn w a=1");
+    log_info("i", "a=\"%s\"", "two words");
+    assert_string_equal(capture.line, "info i a=\"two words\"");
+    log_debug("d", "%s", "");
+    assert_string_equal(capture.line, "debug d ");
+    log_write(UMBP_LOG_DEBUG, "bare", "%s", "x");
+    assert_int_equal(capture.count, 5);
+}
+
+static void log_level_holds_back_what_is_below_it(void **state)
+{
+    (void)state;
+    struct capture capture = {0};
+    for (int level = UMBP_LOG_ERROR; level <= UMBP_LOG_DEBUG; level++) {
+        capture.count = 0;
+        umbp_log_set((enum umbp_log_level)level, capture_sink, &capture);
+        log_error("e", "a=1");
+        log_warn("e", "a=1");
+        log_info("e", "a=1");
+        log_debug("e", "a=1");
+        assert_int_equal(capture.count, level + 1);
+        for (int other = UMBP_LOG_ERROR; other <= UMBP_LOG_DEBUG; other++) {
+            assert_int_equal(log_enabled((enum umbp_log_level)other), other <= level);
+        }
+    }
+    umbp_log_set((enum umbp_log_level)99, capture_sink, &capture);
+    assert_true(log_enabled(UMBP_LOG_DEBUG));
+    umbp_log_set((enum umbp_log_level) - 1, capture_sink, &capture);
+    assert_true(log_enabled(UMBP_LOG_ERROR));
+    assert_false(log_enabled(UMBP_LOG_WARN));
+}
+
+static void log_line_is_cut_at_1023_bytes(void **state)
+{
+    (void)state;
+    struct capture capture = {0};
+    char text[3000];
+    memset(text, 'x', sizeof text - 1);
+    text[sizeof text - 1] = '\0';
+    umbp_log_set(UMBP_LOG_WARN, capture_sink, &capture);
+    log_warn("long", "a=%s", text);
+    assert_int_equal(strlen(capture.line), 1023);
+    log_warn(text, "a=%d", 1);
+    assert_int_equal(strlen(capture.line), 1023);
+    /* An event that leaves room for the blank only. */
+    text[1023 - 5 - 1] = '\0';
+    log_warn(text, "a=%d", 1);
+    assert_int_equal(strlen(capture.line), 1023);
+}
+
+static void log_shows_control_characters_as_question_marks(void **state)
+{
+    (void)state;
+    struct capture capture = {0};
+    umbp_log_set(UMBP_LOG_WARN, capture_sink, &capture);
+    log_warn("e", "key=\"%s\"", "a\nb\033[2Jc\x7F\t\xC3\xA9");
+    assert_string_equal(capture.line, "warn e key=\"a?b?[2Jc??\xC3\xA9\"");
+}
+
+static void log_keeps_errno(void **state)
+{
+    (void)state;
+    struct capture capture = {0};
+    umbp_log_set(UMBP_LOG_WARN, capture_sink, &capture);
+    errno = EXDEV;
+    log_warn("e", "a=1");
+    assert_int_equal(errno, EXDEV);
+}
+
+static void log_goes_to_stderr_at_warn_by_default(void **state)
+{
+    (void)state;
+    char text[256] = {0};
+    char path[] = "/tmp/umbp-test-log-XXXXXX";
+    int file = mkstemp(path);
+    assert_true(file >= 0);
+    unlink(path);
+    umbp_log_set(UMBP_LOG_WARN, NULL, NULL);
+    fflush(stderr);
+    int saved = dup(STDERR_FILENO);
+    dup2(file, STDERR_FILENO);
+    log_warn("seen", "a=1");
+    log_info("not_seen", "a=2");
+    fflush(stderr);
+    dup2(saved, STDERR_FILENO);
+    close(saved);
+    assert_true(pread(file, text, sizeof text - 1, 0) > 0);
+    close(file);
+    assert_string_equal(text, "warn seen a=1\n");
+}
+
+/* ---- threads ---- */
+
+struct guarded {
+    uint64_t magic; /* GOOD while the sink may be called */
+    _Atomic unsigned bad;
+};
+#define GOOD UINT64_C(0x600D600D600D600D)
+
+static void guarded_sink(void *context, enum umbp_log_level level, const char *line)
+{
+    struct guarded *guarded = context;
+    (void)level;
+    if (guarded->magic != GOOD || strcmp(line, "warn e a=1") != 0) {
+        atomic_fetch_add(&guarded->bad, 1);
+    }
+}
+
+static _Atomic bool log_stop;
+
+static void *log_main(void *argument)
+{
+    (void)argument;
+    while (!atomic_load(&log_stop)) {
+        log_warn("e", "a=%d", 1);
+    }
+    return NULL;
+}
+
+static void log_sink_is_not_called_after_it_was_replaced(void **state)
+{
+    (void)state;
+    pthread_t threads[2];
+    struct guarded *guarded = malloc(sizeof *guarded);
+    *guarded = (struct guarded){.magic = GOOD};
+    umbp_log_set(UMBP_LOG_WARN, guarded_sink, guarded);
+    atomic_store(&log_stop, false);
+    for (int i = 0; i < 2; i++) {
+        assert_int_equal(pthread_create(&threads[i], NULL, log_main, NULL), 0);
+    }
+    for (int round = 0; round < 200; round++) {
+        struct guarded *next = malloc(sizeof *next);
+        *next = (struct guarded){.magic = GOOD};
+        umbp_log_set(UMBP_LOG_WARN, guarded_sink, next);
+        assert_int_equal(atomic_load(&guarded->bad), 0);
+        guarded->magic = 0; /* a plain write: the thread sanitizer sees a sink that still reads */
+        free(guarded);
+        guarded = next;
+    }
+    atomic_store(&log_stop, true);
+    for (int i = 0; i < 2; i++) {
+        pthread_join(threads[i], NULL);
+    }
+    assert_int_equal(atomic_load(&guarded->bad), 0);
+    umbp_log_set(UMBP_LOG_WARN, NULL, NULL);
+    free(guarded);
+}
+
+static void log_limit_passes_once_a_period_and_counts_the_rest(void **state)
+{
+    (void)state;
+    struct log_limit limit = {0};
+    uint64_t held_back = 99;
+    assert_true(log_limit_pass(&limit, 60000, &held_back));
+    assert_int_equal(held_back, 0);
+    held_back = 99;
+    for (int i = 0; i < 5; i++) {
+        assert_false(log_limit_pass(&limit, 60000, &held_back));
+    }
+    assert_int_equal(held_back, 99);
+    atomic_store(&limit.next_ns, 1); /* the period is over */
+    assert_true(log_limit_pass(&limit, 60000, &held_back));
+    assert_int_equal(held_back, 5);
+    struct log_limit open = {0};
+    assert_true(log_limit_pass(&open, 0, &held_back));
+    assert_true(log_limit_pass(&open, 0, &held_back));
+}
+
+struct limit_caller {
+    struct log_limit *limit;
+    uint64_t passed;
+};
+
+static void *limit_main(void *argument)
+{
+    struct limit_caller *caller = argument;
+    for (int i = 0; i < 10000; i++) {
+        uint64_t held_back;
+        caller->passed += log_limit_pass(caller->limit, 60000, &held_back);
+    }
+    return NULL;
+}
+
+static void log_limit_passes_one_of_many_threads(void **state)
+{
+    (void)state;
+    struct log_limit limit = {0};
+    struct limit_caller callers[4];
+    pthread_t threads[4];
+    uint64_t passed = 0;
+    for (int i = 0; i < 4; i++) {
+        callers[i] = (struct limit_caller){.limit = &limit};
+        assert_int_equal(pthread_create(&threads[i], NULL, limit_main, &callers[i]), 0);
+    }
+    for (int i = 0; i < 4; i++) {
+        pthread_join(threads[i], NULL);
+        passed += callers[i].passed;
+    }
+    assert_int_equal(passed, 1);
+    /* Those that came before the one that passed are counted with it. */
+    assert_true(atomic_load(&limit.held_back) <= 39999);
+}
+
+int main(void)
+{
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test_teardown(log_line_is_level_event_and_pairs, restore),
+        cmocka_unit_test_teardown(log_level_holds_back_what_is_below_it, restore),
+        cmocka_unit_test_teardown(log_line_is_cut_at_1023_bytes, restore),
+        cmocka_unit_test_teardown(log_shows_control_characters_as_question_marks, restore),
+        cmocka_unit_test_teardown(log_keeps_errno, restore),
+        cmocka_unit_test_teardown(log_goes_to_stderr_at_warn_by_default, restore),
+        cmocka_unit_test_teardown(log_sink_is_not_called_after_it_was_replaced, restore),
+        cmocka_unit_test(log_limit_passes_once_a_period_and_counts_the_rest),
+        cmocka_unit_test(log_limit_passes_one_of_many_threads),
+    };
+    return cmocka_run_group_tests(tests, NULL, NULL);
+}
