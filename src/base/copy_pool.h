@@ -6,7 +6,8 @@
  * tens of microseconds). Any number of callers at once: workers serve jobs in order of arrival, a
  * caller whose job finds no free worker copies everything itself, so nothing ever waits for a
  * place. copy_pool_run allocates nothing. Items are split into pieces of at most
- * COPY_POOL_PIECE_BYTES. Jobs smaller than COPY_POOL_MIN_BYTES are copied by the caller alone.
+ * COPY_POOL_PIECE_BYTES. Jobs smaller than COPY_POOL_MIN_BYTES are copied by the caller alone;
+ * those smaller than COPY_POOL_WAKE_BYTES are shared only with workers that are awake.
  */
 #ifndef BASE_COPY_POOL_H
 #define BASE_COPY_POOL_H
@@ -19,7 +20,9 @@
 
 #define COPY_POOL_THREADS_MAX 64u
 #define COPY_POOL_PIECE_BYTES ((size_t)128 << 10)
+/* Measured on two cores (base_copy_pool.c): below them the hand-over costs more than it gains. */
 #define COPY_POOL_MIN_BYTES ((size_t)512 << 10)
+#define COPY_POOL_WAKE_BYTES ((size_t)2 << 20)
 
 struct copy_pool;
 

@@ -1,11 +1,12 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 #include "support.h"
 
+#include <dirent.h>
 #include <pthread.h>
 #include <stdatomic.h>
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-#include <sys/mman.h>
 
 #include "base/copy_pool.h"
 #include "base/mem.h"
@@ -122,7 +123,7 @@ static void *caller_main(void *argument)
     struct caller *caller = argument;
     struct test_rng rng;
     test_rng_init(&rng, 1000 + caller->index);
-    size_t room = 2 * MIB_BYTES;
+    size_t room = 4 * MIB_BYTES;
     unsigned char *from = malloc(room);
     unsigned char *to = malloc(room);
     test_fill(from, room, caller->index);
@@ -131,7 +132,7 @@ static void *caller_main(void *argument)
         /* The items are on this stack frame, and overwritten at once after the run: a worker that
          * still looked at them would copy garbage or crash. */
         struct copy_item items[8];
-        size_t bytes = MIB_BYTES / 2 + test_rng_below(&rng, MIB_BYTES);
+        size_t bytes = MIB_BYTES / 2 + test_rng_below(&rng, 3 * MIB_BYTES);
         size_t part = bytes / 8;
         memset(to, 0, bytes);
         for (size_t i = 0; i < 8; i++) {
@@ -237,9 +238,6 @@ static void copy_pool_create_leaves_nothing_behind_whichever_allocation_fails(vo
     }
 }
 
-/* A source page that cannot be read until the test says so would need a fault handler; a job whose
- * single piece a worker must have taken shows the same: with more pieces than the caller can claim
- * before a spinning worker joins, the worker's share is not nothing. */
 static void copy_pool_worker_wakes_up_for_later_jobs_too(void **state)
 {
     (void)state;
@@ -247,10 +245,52 @@ static void copy_pool_worker_wakes_up_for_later_jobs_too(void **state)
     for (unsigned round = 0; round < 20; round++) {
         struct plan plan;
         plan_init(&plan, 2 * MIB_BYTES, 131072, round);
-        test_sleep_ms(1); /* so that the worker is asleep again */
+        test_sleep_ms(1); /* so that the worker is likely asleep again */
         copy_pool_run(pool, plan.items, plan.count);
         plan_check_and_fini(&plan);
     }
+    copy_pool_destroy(pool);
+}
+
+/* CPU time of the threads of this process that are named umbp-copy, in ticks. */
+static unsigned long worker_ticks(void)
+{
+    unsigned long ticks = 0;
+    DIR *dir = opendir("/proc/self/task");
+    assert_non_null(dir);
+    for (struct dirent *entry; (entry = readdir(dir)) != NULL;) {
+        char path[300];
+        char name[32];
+        unsigned long user = 0;
+        unsigned long system = 0;
+        snprintf(path, sizeof path, "/proc/self/task/%s/stat", entry->d_name);
+        FILE *file = entry->d_name[0] == '.' ? NULL : fopen(path, "r");
+        if (file == NULL) {
+            continue;
+        }
+        if (fscanf(file, "%*d (%31[^)]) %*c %*d %*d %*d %*d %*d %*u %*u %*u %*u %*u %lu %lu", name,
+                   &user, &system) == 3 &&
+            strcmp(name, "umbp-copy") == 0) {
+            ticks += user + system;
+        }
+        fclose(file);
+    }
+    closedir(dir);
+    return ticks;
+}
+
+static void copy_pool_workers_take_a_share_of_the_work(void **state)
+{
+    (void)state;
+    struct copy_pool *pool = pool_of(2, 0); /* no spinning, which would be CPU time too */
+    uint64_t deadline_ns = test_now_ns() + UINT64_C(20000000000);
+    struct plan plan;
+    plan_init(&plan, 16 * MIB_BYTES, MIB_BYTES, 1);
+    while (worker_ticks() < 3 && test_now_ns() < deadline_ns) {
+        copy_pool_run(pool, plan.items, plan.count);
+    }
+    assert_true(worker_ticks() >= 3);
+    plan_check_and_fini(&plan);
     copy_pool_destroy(pool);
 }
 
@@ -265,6 +305,7 @@ int main(void)
         cmocka_unit_test(copy_pool_run_allocates_nothing),
         cmocka_unit_test(copy_pool_create_leaves_nothing_behind_whichever_allocation_fails),
         cmocka_unit_test(copy_pool_worker_wakes_up_for_later_jobs_too),
+        cmocka_unit_test(copy_pool_workers_take_a_share_of_the_work),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

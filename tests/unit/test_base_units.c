@@ -69,8 +69,7 @@ static void units_parse_bytes_refuses_all_else_and_writes_nothing(void **state)
                                       "99999999999999999999K",
                                       "1.0000000000000000000K",
                                       "18446744073709551615K",
-                                      "\xC2\xA0"
-                                      "1",
+                                      "\xC2\xA0 1",
                                       "1\n"};
     for (size_t i = 0; i < sizeof bad / sizeof *bad; i++) {
         uint64_t bytes = 77;
