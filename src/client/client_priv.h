@@ -1,0 +1,91 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * Inside the client room: the handle, and the ops table that a scheme fills.
+ *
+ * The public functions (client.c) check the handle and count the call in; a scheme's function is
+ * only ever entered between client_enter and client_leave, on an open client of this process.
+ */
+#ifndef CLIENT_CLIENT_PRIV_H
+#define CLIENT_CLIENT_PRIV_H
+
+#include <stdatomic.h>
+
+#include "base/base.h"
+#include "config/config.h"
+#include <umbp/umbp.h>
+
+struct client_ops {
+    const char *name; /* of the scheme, as in the configuration */
+    enum umbp_deployment deployment;
+    bool is_distributed;
+    bool supports_ranges;
+
+    enum umbp_status (*create)(const struct umbp_config *config, void **self_out, char *error_out,
+                               size_t error_bytes);
+    /* No call is running. After it only destroy follows. */
+    enum umbp_status (*close)(void *self, uint64_t deadline_ns);
+    void (*destroy)(void *self);
+
+    enum umbp_status (*batch_put)(void *self, const struct umbp_put_item *items, size_t count,
+                                  enum umbp_status *statuses_out);
+    enum umbp_status (*batch_get)(void *self, const struct umbp_get_item *items, size_t count,
+                                  enum umbp_status *statuses_out);
+    enum umbp_status (*batch_put_ranges)(void *self, const struct umbp_range_item *items,
+                                         size_t count, enum umbp_status *statuses_out);
+    enum umbp_status (*batch_get_ranges)(void *self, const struct umbp_range_item *items,
+                                         size_t count, enum umbp_status *statuses_out);
+    enum umbp_status (*batch_exists)(void *self, const struct umbp_key *keys, size_t count,
+                                     uint8_t *found_out);
+    enum umbp_status (*exists_consecutive)(void *self, const struct umbp_key *keys, size_t count,
+                                           size_t *hits_out);
+    enum umbp_status (*batch_remove)(void *self, const struct umbp_key *keys, size_t count,
+                                     enum umbp_status *statuses_out);
+    enum umbp_status (*flush)(void *self, uint64_t deadline_ns);
+    enum umbp_status (*clear)(void *self, uint64_t deadline_ns);
+    enum umbp_status (*list)(void *self, bool (*visit)(void *, const struct umbp_entry_info *),
+                             void *context);
+    enum umbp_status (*stat)(void *self, struct umbp_key key, struct umbp_entry_info *info_out);
+    enum umbp_status (*stats)(void *self, struct umbp_stat_value *values_out, size_t capacity,
+                              size_t *count_out);
+};
+
+extern const struct client_ops client_local_ops;
+
+/* ------------------------------------------------------------------- calls in flight ----- */
+
+/*
+ * Counted in stripes, so that callers on many cores do not share a line. A call adds itself, then
+ * looks whether the client is closing; a closer says that it is closing, then waits for the sum to
+ * be 0. Both are sequentially consistent, so at least one of the two sees the other.
+ */
+#define CLIENT_STRIPES 64u
+
+struct client_stripe {
+    _Atomic int64_t calls;
+} ALIGNED_LINE;
+
+struct client_memory {
+    uintptr_t from;
+    uintptr_t to; /* one past the last byte */
+};
+
+struct umbp_client {
+    const struct client_ops *ops;
+    void *self;
+    uint64_t fork_epoch; /* of the process that made it */
+    uint32_t op_timeout_ms;
+    uint32_t close_timeout_ms;
+    _Atomic bool closing;
+    struct client_stripe stripes[CLIENT_STRIPES];
+
+    struct mutex lock; /* RANK_CLIENT: everything below */
+    struct condition closed_or_left;
+    bool close_runs;
+    bool closed;
+    enum umbp_status close_status;
+    struct client_memory *memory; /* registered, sorted by address */
+    size_t memory_count;
+    size_t memory_capacity;
+};
+
+#endif

@@ -1,0 +1,393 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * The store's life: made, kept up, cleared, closed.
+ *
+ * Making goes from the bottom up (DRAM, index, evictor, copy pool, events, log, threads), and every
+ * step that fails is undone by the one destructor, which takes a store in any state of completion.
+ */
+#include <stdarg.h>
+#include <stdio.h>
+#include <string.h>
+
+#include "store/store_priv.h"
+
+#define UPKEEP_IDLE_MS 1000u
+#define COPY_THREADS_MAX 8u
+
+void store_options_default(struct store_options *options)
+{
+    *options = (struct store_options){
+        .dram = {.bytes = 4 * GIB, .numa_node = DRAM_NUMA_ANY, .prefault = true},
+        .dram_high_watermark = 0.9,
+        .dram_low_watermark = 0.7,
+        .ssd = {.bytes = 32 * GIB},
+        .disk_driver = "auto",
+        .ssd_high_watermark = 0.95,
+        .ssd_low_watermark = 0.90,
+        .promote_on_read = true,
+        .policy = "lru",
+        .candidate_window = 16,
+        .copy_workers = 2,
+        .copy_queue_depth = 4096,
+        .copy_spin_us = 20,
+        .follower_poll_ms = 100,
+        .op_timeout_ms = 30000,
+        .close_timeout_ms = 3000,
+    };
+}
+
+/* ----------------------------------------------------------------------------- options --- */
+
+PRINTF_LIKE(4, 5)
+static enum umbp_status refuse(enum umbp_status status, char *error_out, size_t error_bytes,
+                               const char *format, ...)
+{
+    if (error_out && error_bytes) {
+        va_list arguments;
+        va_start(arguments, format);
+        (void)vsnprintf(error_out, error_bytes, format, arguments);
+        va_end(arguments);
+    }
+    return status;
+}
+
+static bool watermarks_are_good(double low, double high)
+{
+    return low > 0 && low <= high && high <= 1;
+}
+
+static enum umbp_status check_options(const struct store_options *options, char *error_out,
+                                      size_t error_bytes)
+{
+    const enum umbp_status bad = UMBP_INVALID_VALUE;
+    if (!watermarks_are_good(options->dram_low_watermark, options->dram_high_watermark)) {
+        return refuse(bad, error_out, error_bytes,
+                      "the DRAM watermarks must hold 0 < low <= high <= 1, not %g and %g",
+                      options->dram_low_watermark, options->dram_high_watermark);
+    }
+    if (options->ssd_enabled &&
+        !watermarks_are_good(options->ssd_low_watermark, options->ssd_high_watermark)) {
+        return refuse(bad, error_out, error_bytes,
+                      "the SSD watermarks must hold 0 < low <= high <= 1, not %g and %g",
+                      options->ssd_low_watermark, options->ssd_high_watermark);
+    }
+    if (!options->policy || !policy_find(options->policy)) {
+        return refuse(bad, error_out, error_bytes,
+                      "no eviction policy \"%s\": lru, prefix_aware_lru or s3fifo",
+                      options->policy ? options->policy : "");
+    }
+    if (options->role != STORE_STANDALONE && !options->ssd_enabled) {
+        return refuse(bad, error_out, error_bytes,
+                      "a leader or follower needs an SSD directory to share");
+    }
+    if (options->ssd_enabled && (!options->ssd.directory || !options->ssd.directory[0])) {
+        return refuse(bad, error_out, error_bytes, "the SSD tier needs a directory");
+    }
+    if (options->shards &&
+        (!is_power_of_two(options->shards) || options->shards > STORE_SHARDS_MAX)) {
+        return refuse(bad, error_out, error_bytes,
+                      "the number of index shards must be a power of two up to %u, not %u",
+                      STORE_SHARDS_MAX, options->shards);
+    }
+    if (!options->candidate_window || options->candidate_window > 1024) {
+        return refuse(bad, error_out, error_bytes, "the candidate window must be 1 to 1024, not %u",
+                      options->candidate_window);
+    }
+    if (options->ssd_enabled &&
+        (!options->copy_workers || options->copy_workers > 64 || !options->copy_queue_depth)) {
+        return refuse(bad, error_out, error_bytes,
+                      "the copy pipeline needs 1 to 64 workers and a queue");
+    }
+    return UMBP_OK;
+}
+
+/* ------------------------------------------------------------------------------ upkeep --- */
+
+void upkeep_ask(struct store *store)
+{
+    if (!atomic_exchange_explicit(&store->upkeep_asked, true, memory_order_relaxed)) {
+        mutex_lock(&store->lock);
+        condition_signal(&store->upkeep_work);
+        mutex_unlock(&store->lock);
+    }
+}
+
+static void keep_watermark(struct store *store)
+{
+    uint64_t used = dram_bytes_total(store->dram) - dram_bytes_free(store->dram);
+    if (used <= store->dram_high_bytes) {
+        return;
+    }
+    if (store->copies) {
+        copy_demote(store, store->upkeep_copier, used - store->dram_low_bytes,
+                    store_deadline(store));
+    } else {
+        (void)evict_bytes(store, used - store->dram_low_bytes);
+    }
+}
+
+static void *upkeep_main(void *context)
+{
+    struct store *store = context;
+    bool follower = store->options.role == STORE_FOLLOWER;
+    uint32_t idle_ms = follower ? store->options.follower_poll_ms : UPKEEP_IDLE_MS;
+
+    for (;;) {
+        uint64_t deadline_ns = clock_deadline_ns(clock_monotonic(), idle_ms);
+        mutex_lock(&store->lock);
+        bool in_time = true;
+        while (in_time && !store->upkeep_stopping &&
+               !atomic_load_explicit(&store->upkeep_asked, memory_order_relaxed)) {
+            in_time = condition_wait(&store->upkeep_work, &store->lock, deadline_ns);
+        }
+        bool stop = store->upkeep_stopping;
+        mutex_unlock(&store->lock);
+        if (stop) {
+            return NULL;
+        }
+        atomic_store_explicit(&store->upkeep_asked, false, memory_order_relaxed);
+        keep_watermark(store);
+        if (follower) {
+            (void)follower_refresh(store, store->options.follower_poll_ms);
+        }
+    }
+}
+
+static void upkeep_stop(struct store *store)
+{
+    if (store->upkeep_started) {
+        mutex_lock(&store->lock);
+        store->upkeep_stopping = true;
+        condition_signal(&store->upkeep_work);
+        mutex_unlock(&store->lock);
+        pthread_join(store->upkeep_thread, NULL);
+        store->upkeep_started = false;
+    }
+}
+
+/* -------------------------------------------------------------------------------- make --- */
+
+static void init_locks(struct store *store)
+{
+    mutex_init(&store->lock, RANK_STORE);
+    condition_init(&store->upkeep_work);
+    mutex_init(&store->queue.lock, RANK_STORE_QUEUE);
+    condition_init(&store->queue.work);
+    condition_init(&store->queue.done);
+}
+
+static enum umbp_status make_memory(struct store *store, char *error_out, size_t error_bytes)
+{
+    const struct store_options *options = &store->options;
+    uint32_t threads = options->copy_threads;
+
+    enum umbp_status status = dram_create(&options->dram, &store->dram);
+    if (status != UMBP_OK) {
+        return refuse(status, error_out, error_bytes,
+                      "a DRAM tier of %llu bytes could not be made: %s",
+                      (unsigned long long)options->dram.bytes, umbp_status_text(status));
+    }
+    uint64_t total = dram_bytes_total(store->dram);
+    store->dram_high_bytes = (uint64_t)((double)total * options->dram_high_watermark);
+    store->dram_low_bytes = (uint64_t)((double)total * options->dram_low_watermark);
+    if (!threads) {
+        threads = (uint32_t)u64_min(thread_cpu_count(), COPY_THREADS_MAX);
+    }
+    status = copy_pool_create(threads, options->copy_spin_us, &store->copy_pool);
+    if (status == UMBP_OK) {
+        status = index_create(store);
+    }
+    if (status == UMBP_OK) {
+        status = evictor_create(store);
+    }
+    if (status == UMBP_OK) {
+        status = events_create(store);
+    }
+    return status == UMBP_OK ? UMBP_OK : refuse(status, error_out, error_bytes, "out of memory");
+}
+
+static enum umbp_status make_ssd(struct store *store, char *error_out, size_t error_bytes)
+{
+    struct store_options *options = &store->options;
+    if (!options->ssd_enabled) {
+        return UMBP_OK;
+    }
+    store->copies = options->role != STORE_FOLLOWER;
+    if (options->role == STORE_LEADER) {
+        options->copy_mode = STORE_COPY_ON_COMMIT;
+    }
+    store->disk = options->disk;
+    if (!store->disk) {
+        enum umbp_status status = disk_auto_create(options->disk_driver, &store->disk);
+        if (status != UMBP_OK) {
+            return refuse(status, error_out, error_bytes, "the I/O driver \"%s\": %s",
+                          options->disk_driver, umbp_status_text(status));
+        }
+        store->owns_disk = true;
+    }
+    options->ssd.disk = store->disk;
+    options->ssd.clock = store->clock;
+    options->ssd.read_only = options->role == STORE_FOLLOWER;
+    struct ssd_visitor visitor = recover_visitor(store);
+    enum umbp_status status =
+        ssd_open(&options->ssd, &visitor, &store->ssd, &store->recovery, error_out, error_bytes);
+    recover_finish(store);
+    if (!options->ssd.segment_bytes) {
+        options->ssd.segment_bytes = SSD_SEGMENT_BYTES_DEFAULT;
+    }
+    return status;
+}
+
+static enum umbp_status start_threads(struct store *store)
+{
+    if (store->copies) {
+        store->upkeep_copier = copier_create(store);
+        if (!store->upkeep_copier) {
+            return UMBP_NO_MEMORY;
+        }
+    }
+    enum umbp_status status = copy_start(store);
+    if (status == UMBP_OK) {
+        status = thread_create(&store->upkeep_thread, "umbp-upkeep", true, upkeep_main, store);
+        store->upkeep_started = status == UMBP_OK;
+    }
+    return status;
+}
+
+enum umbp_status store_create(const struct store_options *options, struct store **store_out,
+                              char *error_out, size_t error_bytes)
+{
+    enum umbp_status status = check_options(options, error_out, error_bytes);
+    if (status != UMBP_OK) {
+        return status;
+    }
+    struct store *store = mem_aligned(CACHE_LINE, sizeof(*store));
+    if (!store) {
+        return refuse(UMBP_NO_MEMORY, error_out, error_bytes, "out of memory");
+    }
+    memset(store, 0, sizeof(*store));
+    store->options = *options;
+    store->clock = options->clock ? options->clock : clock_monotonic();
+    store->policy = policy_find(options->policy);
+    init_locks(store);
+    status = make_memory(store, error_out, error_bytes);
+    if (status == UMBP_OK) {
+        status = make_ssd(store, error_out, error_bytes);
+    }
+    if (status == UMBP_OK) {
+        status = start_threads(store);
+        if (status != UMBP_OK) {
+            status = refuse(status, error_out, error_bytes, "no memory or threads: %s",
+                            umbp_status_text(status));
+        }
+    }
+    /* Borrowed texts must not be followed later. */
+    store->options.ssd.directory = NULL;
+    store->options.disk_driver = NULL;
+    store->options.policy = store->policy->name;
+    if (status != UMBP_OK) {
+        store_destroy(store);
+        return status;
+    }
+    *store_out = store;
+    return UMBP_OK;
+}
+
+struct dram_tier *store_dram(struct store *store) { return store->dram; }
+
+/* ------------------------------------------------------------------------------- clear --- */
+
+/* Everything that was committed up to `generation`. Blocks are freed a few at a time. */
+#define CLEAR_CHUNK 64u
+
+static void clear_shard(struct store *store, struct shard *shard, uint64_t generation)
+{
+    struct dram_block blocks[CLEAR_CHUNK];
+    uint64_t cursor = 0;
+    uint64_t mask = 0;
+    uint32_t handle;
+
+    do {
+        uint32_t count = 0;
+        mutex_lock(&shard->lock);
+        uint64_t mask_now = atomic_load_explicit(&shard->bucket_mask, memory_order_relaxed);
+        if (mask != mask_now) {
+            mask = mask_now;
+            cursor = 0;
+        }
+        handle = 0;
+        while (count < CLEAR_CHUNK && (handle = index_walk(shard, &cursor))) {
+            if (index_entry(shard, handle)->generation <= generation) {
+                entry_remove(store, shard, handle, false, &blocks[count++]);
+            }
+        }
+        mutex_unlock(&shard->lock);
+        dram_free_batch(store->dram, blocks, count);
+    } while (handle);
+}
+
+enum umbp_status store_clear(struct store *store, uint64_t deadline_ns)
+{
+    uint64_t generation = store_generation(store);
+
+    for (uint32_t s = 0; s < store->shard_count; s++) {
+        clear_shard(store, &store->shards[s], generation);
+    }
+    if (!store->copies) {
+        return UMBP_OK;
+    }
+    return ssd_clear(store->ssd, generation, deadline_ns);
+}
+
+/* ------------------------------------------------------------------------------- close --- */
+
+enum umbp_status store_close(struct store *store, uint64_t deadline_ns)
+{
+    enum umbp_status status = UMBP_OK;
+
+    mutex_lock(&store->lock);
+    bool was_closed = store->closed;
+    store->closed = true;
+    mutex_unlock(&store->lock);
+    if (was_closed) {
+        return UMBP_OK;
+    }
+    events_close(store);
+    if (store->ssd && store->queue.tickets) {
+        status = store_flush(store, deadline_ns);
+    }
+    upkeep_stop(store);
+    copy_stop(store);
+    if (store->ssd) {
+        enum umbp_status closing = ssd_close(store->ssd, deadline_ns);
+        store->ssd = NULL;
+        status = status == UMBP_OK ? closing : status;
+    }
+    return status;
+}
+
+void store_destroy(struct store *store)
+{
+    if (!store) {
+        return;
+    }
+    (void)store_close(store, clock_deadline_ns(store->clock, store->options.close_timeout_ms));
+    recover_finish(store);
+    copier_destroy(store->upkeep_copier);
+    if (store->owns_disk) {
+        disk_destroy(store->disk);
+    }
+    events_destroy(store);
+    if (store->evictor.per_shard) {
+        evictor_destroy(store);
+    }
+    index_destroy(store);
+    copy_pool_destroy(store->copy_pool);
+    dram_destroy(store->dram);
+    condition_fini(&store->queue.done);
+    condition_fini(&store->queue.work);
+    mutex_fini(&store->queue.lock);
+    condition_fini(&store->upkeep_work);
+    mutex_fini(&store->lock);
+    mem_free(store);
+}

@@ -1,0 +1,473 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * Get: pin, copy, unpin. A batch goes through in chunks. Each chunk looks every key up, pins what
+ * is there, copies the DRAM hits on all copy threads, reads the SSD hits in one go (many in
+ * flight), and gives the pins back. Nothing is locked meanwhile.
+ *
+ * What was lost between look and read (its segment reclaimed) is looked up again; what fails its
+ * checksum is dropped from the index, counted, and answered as UMBP_CORRUPT, which is a miss to the
+ * application.
+ */
+#include <string.h>
+
+#include "store/store_priv.h"
+
+#define GET_CHUNK 128u
+#define STALE_TRIES 3
+
+_Static_assert(sizeof(struct umbp_range) == sizeof(struct ssd_range) &&
+                   offsetof(struct umbp_range, data) == offsetof(struct ssd_range, to) &&
+                   offsetof(struct umbp_range, bytes) == offsetof(struct ssd_range, bytes) &&
+                   offsetof(struct umbp_range, offset) == offsetof(struct ssd_range, offset),
+               "a caller's ranges are handed to the SSD tier as they are");
+
+/* A pinned hit. */
+struct hit {
+    struct entry *entry;
+    uint64_t generation;
+    struct dram_block block;
+    uint32_t item;
+    uint32_t crc;
+    bool has_crc;
+};
+
+struct get_chunk {
+    struct store *store;
+    const struct umbp_range_item *items;
+    enum umbp_status *statuses;
+    struct fingerprint prints[GET_CHUNK];
+    struct hit dram[GET_CHUNK];
+    struct hit ssd[GET_CHUNK];
+    struct ssd_read reads[GET_CHUNK];
+    uint32_t dram_count;
+    uint32_t ssd_count;
+    struct copy_list copies;
+};
+
+/* -------------------------------------------------------------------------------- look --- */
+
+static enum umbp_status check_ranges(const struct umbp_range_item *item, uint64_t bytes)
+{
+    for (size_t r = 0; r < item->range_count; r++) {
+        const struct umbp_range *range = &item->ranges[r];
+        if (!range->bytes || range->offset > bytes || range->bytes > bytes - range->offset) {
+            return UMBP_INVALID_RANGE;
+        }
+    }
+    return UMBP_OK;
+}
+
+static enum umbp_status check_get(const struct umbp_range_item *item)
+{
+    if (!key_is_valid(item->key)) {
+        return UMBP_INVALID_KEY;
+    }
+    if (item->range_count > UMBP_RANGES_MAX) {
+        return UMBP_LIMIT;
+    }
+    if (item->range_count && !item->ranges) {
+        return UMBP_INVALID_VALUE;
+    }
+    for (size_t r = 0; r < item->range_count; r++) {
+        if (!item->ranges[r].data) {
+            return UMBP_INVALID_VALUE;
+        }
+    }
+    return UMBP_OK;
+}
+
+static uint64_t bytes_asked(const struct umbp_range_item *item)
+{
+    uint64_t sum = 0;
+    for (size_t r = 0; r < item->range_count; r++) {
+        sum += item->ranges[r].bytes;
+    }
+    return sum;
+}
+
+/* Under the shard's lock: pin what was found, or say why not. UMBP_OK: it is among the hits. */
+static enum umbp_status pin_hit(struct get_chunk *chunk, struct shard *shard, uint32_t handle,
+                                uint32_t index)
+{
+    const struct umbp_range_item *item = &chunk->items[index];
+    struct entry *entry = index_entry(shard, handle);
+
+    if (item->object_bytes != UINT64_MAX && item->object_bytes != entry->bytes) {
+        shard->counters.size_mismatches++;
+        return UMBP_SIZE_MISMATCH;
+    }
+    enum umbp_status status = check_ranges(item, entry->bytes);
+    if (status != UMBP_OK) {
+        return status;
+    }
+    struct hit hit = {
+        .entry = entry,
+        .generation = entry->generation,
+        .block = entry->block,
+        .item = index,
+        .crc = entry->crc,
+        .has_crc = entry->flags & ENTRY_HAS_CRC,
+    };
+    index_ref(entry);
+    if (entry->flags & ENTRY_LISTED) {
+        policy_access(chunk->store, shard, handle);
+        shard->counters.hits_dram++;
+        shard->counters.bytes_dram_out += bytes_asked(item);
+        chunk->dram[chunk->dram_count++] = hit;
+        return UMBP_OK;
+    }
+    chunk->reads[chunk->ssd_count] = (struct ssd_read){
+        .key = {entry->key, entry->key_bytes},
+        .generation = entry->generation,
+        .value_bytes = entry->bytes,
+        .location = entry->ssd,
+        .ranges = (const struct ssd_range *)(const void *)item->ranges,
+        .range_count = (uint32_t)item->range_count,
+    };
+    chunk->ssd[chunk->ssd_count++] = hit;
+    return UMBP_OK;
+}
+
+static void look_up(struct get_chunk *chunk, uint32_t index, bool count_miss)
+{
+    struct fingerprint print = chunk->prints[index];
+    struct shard *shard = index_shard(chunk->store, print);
+
+    mutex_lock(&shard->lock);
+    uint32_t handle = index_find(shard, print, chunk->items[index].key);
+    if (handle) {
+        chunk->statuses[index] = pin_hit(chunk, shard, handle, index);
+    } else {
+        chunk->statuses[index] = UMBP_NOT_FOUND;
+        shard->counters.misses += count_miss;
+    }
+    mutex_unlock(&shard->lock);
+}
+
+/* -------------------------------------------------------------------------------- DRAM --- */
+
+static void copy_out(struct get_chunk *chunk, const struct hit *hit)
+{
+    const struct umbp_range_item *item = &chunk->items[hit->item];
+    for (size_t r = 0; r < item->range_count; r++) {
+        uint32_t cursor = 0;
+        uint64_t done = 0;
+        while (done < item->ranges[r].bytes) {
+            struct dram_piece piece = dram_piece_at(chunk->store->dram, &hit->block,
+                                                    item->ranges[r].offset + done, &cursor);
+            uint64_t bytes = u64_min(piece.bytes, item->ranges[r].bytes - done);
+            copy_list_add(&chunk->copies, (char *)item->ranges[r].data + done, piece.data, bytes);
+            done += bytes;
+        }
+    }
+}
+
+static bool block_is_intact(struct store *store, const struct hit *hit)
+{
+    uint32_t crc = 0;
+    uint32_t cursor = 0;
+    for (uint64_t done = 0; done < hit->entry->bytes;) {
+        struct dram_piece piece = dram_piece_at(store->dram, &hit->block, done, &cursor);
+        uint64_t bytes = u64_min(piece.bytes, hit->entry->bytes - done);
+        crc = crc32c(crc, piece.data, bytes);
+        done += bytes;
+    }
+    return crc == hit->crc;
+}
+
+/* The entry failed a check: out of the index with it, if it is still there. */
+static void drop_corrupt(struct store *store, const struct hit *hit)
+{
+    struct entry *entry = hit->entry;
+    struct shard *shard = index_shard(store, entry->print);
+    struct dram_block block = {0};
+    uint64_t held_back = 0;
+
+    mutex_lock(&shard->lock);
+    shard->counters.corrupt++;
+    if (entry->flags & ENTRY_LINKED) {
+        struct umbp_key key = {entry->key, entry->key_bytes};
+        entry_remove(store, shard, index_find(shard, entry->print, key), true, &block);
+    }
+    mutex_unlock(&shard->lock);
+    dram_free(store->dram, &block);
+    copy_wake(store, true, false);
+    if (log_limit_pass(&store->log_corrupt, 60000, &held_back)) {
+        log_error("value_corrupt", "generation=%llu tier=%s suppressed=%llu",
+                  (unsigned long long)hit->generation, hit->block.extents ? "dram" : "ssd",
+                  (unsigned long long)held_back);
+    }
+}
+
+static void finish_dram(struct get_chunk *chunk)
+{
+    struct store *store = chunk->store;
+
+    copy_list_init(&chunk->copies, store, chunk->dram_count);
+    for (uint32_t i = 0; i < chunk->dram_count; i++) {
+        copy_out(chunk, &chunk->dram[i]);
+    }
+    copy_list_run(&chunk->copies);
+    for (uint32_t i = 0; i < chunk->dram_count; i++) {
+        struct hit *hit = &chunk->dram[i];
+        if (store->options.dram_checksum && hit->has_crc && !block_is_intact(store, hit)) {
+            chunk->statuses[hit->item] = UMBP_CORRUPT;
+            drop_corrupt(store, hit);
+        }
+        index_unref(store, hit->entry);
+    }
+    chunk->dram_count = 0;
+}
+
+/* --------------------------------------------------------------------------------- SSD --- */
+
+/* The whole value is in one piece in the caller's buffer: keep a copy in DRAM, if there is room to
+ * be made. The caller may not touch its buffer before the call returns. */
+static void promote(struct store *store, const struct umbp_range_item *item, const struct hit *hit,
+                    uint32_t crc)
+{
+    struct dram_block block;
+    uint64_t bytes = hit->entry->bytes;
+    size_t done = 0;
+
+    if (item->range_count != 1 || item->ranges[0].bytes != bytes || item->ranges[0].offset ||
+        dram_footprint(bytes) > dram_bytes_total(store->dram)) {
+        return;
+    }
+    atomic_fetch_add_explicit(&store->writers, 1, memory_order_relaxed);
+    if (alloc_blocks(store, &bytes, 1, &block, &done) == UMBP_OK) {
+        dram_write(store->dram, &block, 0, item->ranges[0].data, bytes);
+        if (!attach_block(store, hit->entry, hit->generation, crc, &block)) {
+            dram_free(store->dram, &block);
+        }
+    }
+    atomic_fetch_sub_explicit(&store->writers, 1, memory_order_relaxed);
+}
+
+static void note_ssd_hit(struct store *store, const struct hit *hit, const struct ssd_read *read,
+                         uint64_t bytes)
+{
+    struct shard *shard = index_shard(store, hit->entry->print);
+    mutex_lock(&shard->lock);
+    hit->entry->flags |= ENTRY_REFERENCED;
+    shard->counters.hits_ssd++;
+    shard->counters.bytes_ssd_out += bytes;
+    mutex_unlock(&shard->lock);
+    ssd_touch(store->ssd, read->location, store_stamp(store));
+}
+
+/* Returns how many must be looked up again; their indices are in `again`. */
+static uint32_t finish_ssd(struct get_chunk *chunk, uint32_t *again, bool last_try)
+{
+    struct store *store = chunk->store;
+    uint32_t stale = 0;
+
+    if (!chunk->ssd_count) {
+        return 0;
+    }
+    for (uint32_t i = 0; i < chunk->ssd_count; i++) {
+        chunk->reads[i].status = UMBP_TIMEOUT;
+    }
+    /* Each item has its own status; the call's says nothing more. */
+    (void)!ssd_read(store->ssd, chunk->reads, chunk->ssd_count, NULL, NULL, store_deadline(store));
+    for (uint32_t i = 0; i < chunk->ssd_count; i++) {
+        struct ssd_read *read = &chunk->reads[i];
+        struct hit *hit = &chunk->ssd[i];
+        const struct umbp_range_item *item = &chunk->items[hit->item];
+        chunk->statuses[hit->item] = read->status;
+        if (read->status == UMBP_OK) {
+            note_ssd_hit(store, hit, read, bytes_asked(item));
+            if (store->options.promote_on_read) {
+                promote(store, item, hit, read->value_crc);
+            }
+        } else if (read->status == UMBP_CORRUPT) {
+            drop_corrupt(store, hit);
+        } else if (read->status == UMBP_STALE) {
+            chunk->statuses[hit->item] = UMBP_NOT_FOUND;
+            if (!last_try) {
+                again[stale++] = hit->item;
+            }
+        }
+        index_unref(store, hit->entry);
+    }
+    chunk->ssd_count = 0;
+    return stale;
+}
+
+static void get_chunk(struct store *store, const struct umbp_range_item *items, size_t count,
+                      enum umbp_status *statuses)
+{
+    struct get_chunk chunk;
+    uint32_t again[GET_CHUNK];
+    uint32_t again_count = 0;
+    bool follower = store->options.role == STORE_FOLLOWER;
+
+    chunk.store = store;
+    chunk.items = items;
+    chunk.statuses = statuses;
+    chunk.dram_count = 0;
+    chunk.ssd_count = 0;
+    for (uint32_t i = 0; i < count; i++) {
+        statuses[i] = check_get(&items[i]);
+        if (statuses[i] == UMBP_OK) {
+            chunk.prints[i] = index_print(store, items[i].key);
+            index_prefetch(store, chunk.prints[i]);
+        }
+    }
+    for (uint32_t i = 0; i < count; i++) {
+        if (statuses[i] == UMBP_OK) {
+            look_up(&chunk, i, !follower);
+            if (follower && statuses[i] == UMBP_NOT_FOUND) {
+                again[again_count++] = i;
+            }
+        }
+    }
+    /* The leader may have written since. */
+    if (again_count) {
+        (void)follower_refresh(store, FOLLOWER_MISS_AGE_MS);
+        for (uint32_t i = 0; i < again_count; i++) {
+            look_up(&chunk, again[i], true);
+        }
+    }
+    for (int tries = 0; chunk.dram_count || chunk.ssd_count; tries++) {
+        finish_dram(&chunk);
+        again_count = finish_ssd(&chunk, again, tries == STALE_TRIES);
+        for (uint32_t i = 0; i < again_count; i++) {
+            look_up(&chunk, again[i], true);
+        }
+    }
+}
+
+/* --------------------------------------------------------------------------------- doors - */
+
+static enum umbp_status check_batch(const void *items, size_t count, enum umbp_status *statuses)
+{
+    if (count > UMBP_BATCH_MAX) {
+        if (statuses) {
+            fill_statuses(statuses, count, UMBP_LIMIT);
+        }
+        return UMBP_LIMIT;
+    }
+    return count && (!items || !statuses) ? UMBP_INVALID_VALUE : UMBP_OK;
+}
+
+enum umbp_status store_batch_get_ranges(struct store *store, const struct umbp_range_item *items,
+                                        size_t count, enum umbp_status *statuses_out)
+{
+    struct umbp_range_item objects[GET_CHUNK];
+    enum umbp_status status = check_batch(items, count, statuses_out);
+
+    for (size_t at = 0; status == UMBP_OK && at < count; at += GET_CHUNK) {
+        size_t part = size_min(GET_CHUNK, count - at);
+        for (size_t i = 0; i < part; i++) {
+            objects[i] = items[at + i];
+            objects[i].object_bytes =
+                items[at + i].object_bytes ? items[at + i].object_bytes : UINT64_MAX;
+        }
+        get_chunk(store, objects, part, statuses_out + at);
+    }
+    return status;
+}
+
+enum umbp_status store_batch_get(struct store *store, const struct umbp_get_item *items,
+                                 size_t count, enum umbp_status *statuses_out)
+{
+    struct umbp_range_item objects[GET_CHUNK];
+    struct umbp_range ranges[GET_CHUNK];
+    enum umbp_status status = check_batch(items, count, statuses_out);
+
+    for (size_t at = 0; status == UMBP_OK && at < count; at += GET_CHUNK) {
+        size_t part = size_min(GET_CHUNK, count - at);
+        for (size_t i = 0; i < part; i++) {
+            const struct umbp_get_item *item = &items[at + i];
+            ranges[i] = (struct umbp_range){item->data, item->bytes, 0};
+            objects[i] = (struct umbp_range_item){
+                .key = item->key,
+                .ranges = &ranges[i],
+                .range_count = item->bytes ? 1 : 0,
+                /* No stored value is this large: it can only be a size that does not match. */
+                .object_bytes = item->bytes == UINT64_MAX ? UINT64_MAX - 1 : item->bytes,
+            };
+        }
+        get_chunk(store, objects, part, statuses_out + at);
+    }
+    return status;
+}
+
+/* ---------------------------------------------------------------------------------- pins - */
+
+enum umbp_status store_pin(struct store *store, struct umbp_key key, uint64_t bytes, bool quiet,
+                           struct store_pin *pin_out)
+{
+    enum umbp_status status = UMBP_NOT_FOUND;
+
+    if (!key_is_valid(key)) {
+        return UMBP_INVALID_KEY;
+    }
+    struct fingerprint print = index_print(store, key);
+    struct shard *shard = index_shard(store, print);
+    mutex_lock(&shard->lock);
+    uint32_t handle = index_find(shard, print, key);
+    if (handle) {
+        struct entry *entry = index_entry(shard, handle);
+        if (bytes && bytes != entry->bytes) {
+            status = UMBP_SIZE_MISMATCH;
+        } else {
+            index_ref(entry);
+            if (!quiet) {
+                policy_access(store, shard, handle);
+            }
+            bool in_dram = entry->flags & ENTRY_LISTED;
+            *pin_out = (struct store_pin){
+                .entry = entry,
+                .generation = entry->generation,
+                .bytes = entry->bytes,
+                .depth = entry->depth,
+                .crc = entry->crc,
+                .has_crc = entry->flags & ENTRY_HAS_CRC,
+                .tier = in_dram ? STORE_TIER_DRAM : STORE_TIER_SSD,
+                .block = in_dram ? entry->block : (struct dram_block){0},
+                .location = entry->ssd,
+            };
+            status = UMBP_OK;
+        }
+    }
+    mutex_unlock(&shard->lock);
+    return status;
+}
+
+void store_unpin(struct store *store, struct store_pin *pin)
+{
+    if (pin->entry) {
+        index_unref(store, pin->entry);
+        pin->entry = NULL;
+    }
+}
+
+enum umbp_status store_pin_read(struct store *store, const struct store_pin *pin,
+                                struct umbp_key key, const struct ssd_range *ranges,
+                                uint32_t range_count, uint64_t deadline_ns)
+{
+    for (uint32_t r = 0; r < range_count; r++) {
+        if (ranges[r].offset > pin->bytes || ranges[r].bytes > pin->bytes - ranges[r].offset) {
+            return UMBP_INVALID_RANGE;
+        }
+    }
+    if (pin->tier == STORE_TIER_DRAM) {
+        for (uint32_t r = 0; r < range_count; r++) {
+            dram_read(store->dram, &pin->block, ranges[r].offset, ranges[r].to, ranges[r].bytes);
+        }
+        return UMBP_OK;
+    }
+    struct ssd_read read = {
+        .key = {key.data, (uint32_t)key.bytes},
+        .generation = pin->generation,
+        .value_bytes = pin->bytes,
+        .location = pin->location,
+        .ranges = ranges,
+        .range_count = range_count,
+        .status = UMBP_TIMEOUT,
+    };
+    enum umbp_status status = ssd_read(store->ssd, &read, 1, NULL, NULL, deadline_ns);
+    return status == UMBP_OK ? read.status : status;
+}

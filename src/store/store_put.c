@@ -1,0 +1,459 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * Put: reserve, copy, publish. A batch goes through in chunks of PUT_CHUNK items, and a chunk in
+ * windows of at most an eighth of the tier, for reserved pages can't be evicted and a batch may be
+ * larger than the tier. Within a window: look every key up (those that are there are done),
+ * allocate (evicting as needed), copy everything on all copy threads without any lock, publish.
+ *
+ * Two writers of one key both copy; the first to publish wins, the other frees its pages. The same
+ * holds for a key that is twice in a batch.
+ */
+#include <string.h>
+#include <time.h>
+
+#include "store/store_priv.h"
+
+#define PUT_CHUNK 64u
+#define NO_SPACE_WAIT_NS (20 * NS_PER_MS)
+
+/* ----------------------------------------------------------------------------- allocate -- */
+
+static uint64_t footprints(const uint64_t *bytes, size_t count)
+{
+    uint64_t sum = 0;
+    for (size_t i = 0; i < count; i++) {
+        sum += dram_footprint(bytes[i]);
+    }
+    return sum;
+}
+
+static void short_pause(void)
+{
+    struct timespec pause = {.tv_nsec = 50000};
+    (void)nanosleep(&pause, NULL);
+}
+
+/*
+ * Everything evictable may be gone for a moment: held by readers, or taken by other writers that
+ * will publish soon. Wait a little for the former, until the deadline for the latter.
+ */
+enum umbp_status alloc_blocks(struct store *store, const uint64_t *bytes, size_t count,
+                              struct dram_block *blocks_out, size_t *done_out)
+{
+    uint64_t deadline_ns = 0;
+    uint64_t give_up_ns = 0;
+    size_t done = 0;
+    enum umbp_status status;
+
+    for (;;) {
+        size_t got = 0;
+        status = dram_alloc_batch(store->dram, bytes + done, count - done, blocks_out + done, &got);
+        done += got;
+        if (status != UMBP_NO_SPACE) {
+            break;
+        }
+        uint64_t need = footprints(bytes + done, count - done);
+        uint64_t free_bytes = dram_bytes_free(store->dram);
+        if (need <= free_bytes || evict_bytes(store, need - free_bytes) > 0) {
+            give_up_ns = 0;
+            continue;
+        }
+        if (done) {
+            break; /* never wait while holding pages: write these first */
+        }
+        uint64_t now_ns = clock_now_ns(store->clock);
+        if (!deadline_ns) {
+            deadline_ns = store_deadline(store);
+        }
+        if (!give_up_ns) {
+            give_up_ns = now_ns + NO_SPACE_WAIT_NS;
+        }
+        bool others_write = atomic_load_explicit(&store->writers, memory_order_relaxed) > 1;
+        if (now_ns >= deadline_ns || (now_ns >= give_up_ns && !others_write)) {
+            break;
+        }
+        short_pause();
+    }
+    *done_out = done;
+    return status;
+}
+
+/* --------------------------------------------------------------------------------- copy -- */
+
+static void copy_in(struct copy_list *list, const struct put_value *value,
+                    const struct umbp_range *ranges, size_t range_count)
+{
+    const struct dram_tier *dram = list->store->dram;
+    for (size_t r = 0; r < range_count; r++) {
+        uint32_t cursor = 0;
+        uint64_t done = 0;
+        while (done < ranges[r].bytes) {
+            struct dram_piece piece =
+                dram_piece_at(dram, &value->block, ranges[r].offset + done, &cursor);
+            uint64_t bytes = u64_min(piece.bytes, ranges[r].bytes - done);
+            copy_list_add(list, piece.data, (const char *)ranges[r].data + done, bytes);
+            done += bytes;
+        }
+    }
+}
+
+static uint32_t crc_of_block(const struct dram_tier *dram, const struct dram_block *block,
+                             uint64_t bytes)
+{
+    uint32_t crc = 0;
+    uint32_t cursor = 0;
+    for (uint64_t done = 0; done < bytes;) {
+        struct dram_piece piece = dram_piece_at(dram, block, done, &cursor);
+        uint64_t part = u64_min(piece.bytes, bytes - done);
+        crc = crc32c(crc, piece.data, part);
+        done += part;
+    }
+    return crc;
+}
+
+/* ------------------------------------------------------------------------------- ranges -- */
+
+/* Ranges that come in order are checked in one pass; others by a sorted copy of their bounds. */
+struct bounds {
+    uint64_t offset;
+    uint64_t bytes;
+};
+
+static void sort_bounds(struct bounds *items, size_t count)
+{
+    /* Heap sort: in place, no worst case worth speaking of. */
+    for (size_t start = count / 2, end = count; end > 1;) {
+        if (start > 0) {
+            start--;
+        } else {
+            end--;
+            struct bounds swap = items[0];
+            items[0] = items[end];
+            items[end] = swap;
+        }
+        for (size_t root = start, child; (child = root * 2 + 1) < end; root = child) {
+            if (child + 1 < end && items[child].offset < items[child + 1].offset) {
+                child++;
+            }
+            if (items[root].offset >= items[child].offset) {
+                break;
+            }
+            struct bounds swap = items[root];
+            items[root] = items[child];
+            items[child] = swap;
+        }
+    }
+}
+
+static bool bounds_tile(const struct bounds *items, size_t count, uint64_t object_bytes)
+{
+    uint64_t at = 0;
+    for (size_t i = 0; i < count; i++) {
+        if (items[i].offset != at || !items[i].bytes || items[i].bytes > object_bytes - at) {
+            return false;
+        }
+        at += items[i].bytes;
+    }
+    return at == object_bytes;
+}
+
+static enum umbp_status check_tiling(const struct umbp_range_item *item)
+{
+    struct bounds few[64];
+    struct bounds *bounds = few;
+    uint64_t at = 0;
+    size_t i = 0;
+
+    if (item->range_count > UMBP_RANGES_MAX) {
+        return UMBP_LIMIT;
+    }
+    if (item->range_count && !item->ranges) {
+        return UMBP_INVALID_VALUE;
+    }
+    for (size_t r = 0; r < item->range_count; r++) {
+        if (!item->ranges[r].data) {
+            return UMBP_INVALID_VALUE;
+        }
+    }
+    while (i < item->range_count && item->ranges[i].offset == at && item->ranges[i].bytes &&
+           item->ranges[i].bytes <= item->object_bytes - at) {
+        at += item->ranges[i++].bytes;
+    }
+    if (i == item->range_count) {
+        return at == item->object_bytes ? UMBP_OK : UMBP_INVALID_RANGE;
+    }
+    if (item->range_count > ARRAY_COUNT(few)) {
+        bounds = mem_calloc(item->range_count, sizeof(*bounds));
+        if (!bounds) {
+            return UMBP_NO_MEMORY;
+        }
+    }
+    for (i = 0; i < item->range_count; i++) {
+        bounds[i] = (struct bounds){item->ranges[i].offset, item->ranges[i].bytes};
+    }
+    sort_bounds(bounds, item->range_count);
+    bool tiles = bounds_tile(bounds, item->range_count, item->object_bytes);
+    if (bounds != few) {
+        mem_free(bounds);
+    }
+    return tiles ? UMBP_OK : UMBP_INVALID_RANGE;
+}
+
+static enum umbp_status check_put(const struct store *store, const struct umbp_range_item *item)
+{
+    if (!key_is_valid(item->key)) {
+        return UMBP_INVALID_KEY;
+    }
+    enum umbp_status status = check_tiling(item);
+    if (status != UMBP_OK) {
+        return status;
+    }
+    if (item->object_bytes > UMBP_VALUE_BYTES_MAX ||
+        dram_footprint(item->object_bytes) > dram_bytes_total(store->dram)) {
+        return UMBP_TOO_LARGE; /* before anything is evicted for it */
+    }
+    return UMBP_OK;
+}
+
+/* ------------------------------------------------------------------------------- windows - */
+
+struct put_chunk {
+    struct put_value values[PUT_CHUNK];
+    const struct umbp_range_item *items[PUT_CHUNK];
+    enum umbp_status *statuses[PUT_CHUNK];
+    uint64_t bytes[PUT_CHUNK];
+    struct dram_block blocks[PUT_CHUNK];
+    struct copy_ticket tickets[PUT_CHUNK];
+    struct copy_list copies;
+};
+
+static void write_window(struct store *store, struct put_chunk *chunk, size_t from, size_t count)
+{
+    copy_list_init(&chunk->copies, store, count);
+    for (size_t i = 0; i < count; i++) {
+        struct put_value *value = &chunk->values[from + i];
+        value->block = chunk->blocks[i];
+        copy_in(&chunk->copies, value, chunk->items[from + i]->ranges,
+                chunk->items[from + i]->range_count);
+    }
+    copy_list_run(&chunk->copies);
+    size_t tickets = 0;
+    for (size_t i = 0; i < count; i++) {
+        struct put_value *value = &chunk->values[from + i];
+        if (store->options.dram_checksum) {
+            value->crc = crc_of_block(store->dram, &value->block, value->bytes);
+        }
+        enum umbp_status status = publish(store, value, &chunk->tickets[tickets]);
+        tickets += status == UMBP_OK;
+        *chunk->statuses[from + i] = status;
+    }
+    if (store->copies && store->options.copy_mode == STORE_COPY_ON_COMMIT) {
+        copy_ask(store, chunk->tickets, tickets);
+    }
+}
+
+/* Reserve and write values[0 .. count), in windows. */
+static void put_values(struct store *store, struct put_chunk *chunk, size_t count)
+{
+    uint64_t window_bytes = dram_bytes_total(store->dram) / 8;
+    size_t from = 0;
+
+    while (from < count) {
+        size_t until = from;
+        uint64_t sum = 0;
+        do {
+            chunk->bytes[until - from] = chunk->values[until].bytes;
+            sum += dram_footprint(chunk->values[until].bytes);
+            until++;
+        } while (until < count && sum + dram_footprint(chunk->values[until].bytes) <= window_bytes);
+
+        size_t wanted = until - from;
+        size_t done = 0;
+        atomic_fetch_add_explicit(&store->writers, 1, memory_order_relaxed);
+        enum umbp_status status = alloc_blocks(store, chunk->bytes, wanted, chunk->blocks, &done);
+        write_window(store, chunk, from, done);
+        atomic_fetch_sub_explicit(&store->writers, 1, memory_order_relaxed);
+        from += done;
+        if (!done) {
+            *chunk->statuses[from] = status;
+            from++;
+        }
+    }
+    if (dram_bytes_total(store->dram) - dram_bytes_free(store->dram) > store->dram_high_bytes) {
+        upkeep_ask(store);
+    }
+}
+
+/* True if the key is there: an access, and nothing to store. */
+static bool put_existing(struct store *store, struct umbp_key key, struct fingerprint print)
+{
+    struct shard *shard = index_shard(store, print);
+    mutex_lock(&shard->lock);
+    uint32_t handle = index_find(shard, print, key);
+    if (handle) {
+        policy_access(store, shard, handle);
+        shard->counters.puts_existing++;
+    }
+    mutex_unlock(&shard->lock);
+    return handle != 0;
+}
+
+static void put_chunk(struct store *store, const struct umbp_range_item *items, size_t count,
+                      enum umbp_status *statuses)
+{
+    struct put_chunk chunk;
+    struct fingerprint prints[PUT_CHUNK];
+    size_t wanted = 0;
+
+    for (size_t i = 0; i < count; i++) {
+        statuses[i] = check_put(store, &items[i]);
+        if (statuses[i] == UMBP_OK) {
+            prints[i] = index_print(store, items[i].key);
+            index_prefetch(store, prints[i]);
+        }
+    }
+    for (size_t i = 0; i < count; i++) {
+        if (statuses[i] != UMBP_OK) {
+            continue;
+        }
+        if (put_existing(store, items[i].key, prints[i])) {
+            statuses[i] = UMBP_ALREADY_EXISTS;
+            continue;
+        }
+        chunk.values[wanted] = (struct put_value){
+            .key = items[i].key,
+            .print = prints[i],
+            .bytes = items[i].object_bytes,
+            .depth = items[i].depth,
+        };
+        chunk.items[wanted] = &items[i];
+        chunk.statuses[wanted++] = &statuses[i];
+    }
+    if (wanted) {
+        put_values(store, &chunk, wanted);
+    }
+}
+
+/* --------------------------------------------------------------------------------- doors - */
+
+static enum umbp_status check_batch(const struct store *store, const void *items, size_t count,
+                                    enum umbp_status *statuses)
+{
+    enum umbp_status status = UMBP_OK;
+    if (count > UMBP_BATCH_MAX) {
+        status = UMBP_LIMIT;
+    } else if (count && (!items || !statuses)) {
+        return UMBP_INVALID_VALUE;
+    } else if (store->options.role == STORE_FOLLOWER) {
+        status = UMBP_READ_ONLY;
+    }
+    if (status != UMBP_OK && statuses) {
+        fill_statuses(statuses, count, status);
+    }
+    return status;
+}
+
+enum umbp_status store_batch_put_ranges(struct store *store, const struct umbp_range_item *items,
+                                        size_t count, enum umbp_status *statuses_out)
+{
+    enum umbp_status status = check_batch(store, items, count, statuses_out);
+    for (size_t at = 0; status == UMBP_OK && at < count; at += PUT_CHUNK) {
+        put_chunk(store, items + at, size_min(PUT_CHUNK, count - at), statuses_out + at);
+    }
+    return status;
+}
+
+enum umbp_status store_batch_put(struct store *store, const struct umbp_put_item *items,
+                                 size_t count, enum umbp_status *statuses_out)
+{
+    struct umbp_range_item objects[PUT_CHUNK];
+    struct umbp_range ranges[PUT_CHUNK];
+    enum umbp_status status = check_batch(store, items, count, statuses_out);
+
+    for (size_t at = 0; status == UMBP_OK && at < count; at += PUT_CHUNK) {
+        size_t part = size_min(PUT_CHUNK, count - at);
+        for (size_t i = 0; i < part; i++) {
+            const struct umbp_put_item *item = &items[at + i];
+            /* Read only, whatever the type says: a range serves put and get. */
+            ranges[i] = (struct umbp_range){(void *)(uintptr_t)item->data, item->bytes, 0};
+            objects[i] = (struct umbp_range_item){
+                .key = item->key,
+                .ranges = &ranges[i],
+                .range_count = item->bytes ? 1 : 0,
+                .object_bytes = item->bytes,
+                .depth = item->depth,
+            };
+        }
+        put_chunk(store, objects, part, statuses_out + at);
+    }
+    return status;
+}
+
+/* -------------------------------------------------------------------------- reservations - */
+
+enum umbp_status store_reserve(struct store *store, struct umbp_key key, uint64_t bytes,
+                               uint32_t depth, struct store_reservation *reservation_out)
+{
+    struct store_reservation made = {.key = key, .bytes = bytes, .depth = depth, .is_open = true};
+    size_t done = 0;
+
+    if (store->options.role == STORE_FOLLOWER) {
+        return UMBP_READ_ONLY;
+    }
+    if (!key_is_valid(key)) {
+        return UMBP_INVALID_KEY;
+    }
+    if (bytes > UMBP_VALUE_BYTES_MAX || dram_footprint(bytes) > dram_bytes_total(store->dram)) {
+        return UMBP_TOO_LARGE;
+    }
+    made.print = index_print(store, key);
+    if (put_existing(store, key, made.print)) {
+        return UMBP_ALREADY_EXISTS;
+    }
+    enum umbp_status status = alloc_blocks(store, &bytes, 1, &made.block, &done);
+    if (status != UMBP_OK) {
+        return status;
+    }
+    atomic_fetch_add_explicit(&store->reservations, 1, memory_order_relaxed);
+    *reservation_out = made;
+    return UMBP_OK;
+}
+
+enum umbp_status store_commit(struct store *store, struct store_reservation *reservation)
+{
+    struct copy_ticket ticket;
+    if (!reservation->is_open) {
+        return UMBP_STALE;
+    }
+    reservation->is_open = false;
+    struct put_value value = {
+        .key = reservation->key,
+        .print = reservation->print,
+        .bytes = reservation->bytes,
+        .depth = reservation->depth,
+        .crc = reservation->crc,
+        .block = reservation->block,
+    };
+    reservation->block = (struct dram_block){0};
+    atomic_fetch_sub_explicit(&store->reservations, 1, memory_order_relaxed);
+    enum umbp_status status = publish(store, &value, &ticket);
+    if (status == UMBP_OK && store->copies && store->options.copy_mode == STORE_COPY_ON_COMMIT) {
+        copy_ask(store, &ticket, 1);
+    }
+    return status;
+}
+
+void store_abort(struct store *store, struct store_reservation *reservation)
+{
+    if (reservation->is_open) {
+        reservation->is_open = false;
+        dram_free(store->dram, &reservation->block);
+        atomic_fetch_sub_explicit(&store->reservations, 1, memory_order_relaxed);
+    }
+}
+
+struct dram_piece store_piece_at(const struct store *store, const struct dram_block *block,
+                                 uint64_t offset, uint32_t *cursor)
+{
+    return dram_piece_at(store->dram, block, offset, cursor);
+}
