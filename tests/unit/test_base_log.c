@@ -191,6 +191,53 @@ static void log_sink_is_not_called_after_it_was_replaced(void **state)
     free(guarded);
 }
 
+struct gate {
+    _Atomic bool inside;
+    _Atomic bool open;
+    _Atomic bool replaced;
+};
+
+static bool flag_is_set(void *context) { return atomic_load((_Atomic bool *)context); }
+
+static void gate_sink(void *context, enum umbp_log_level level, const char *line)
+{
+    struct gate *gate = context;
+    (void)level;
+    (void)line;
+    atomic_store(&gate->inside, true);
+    (void)test_wait_until(flag_is_set, &gate->open, 900);
+}
+
+static void *gate_log_main(void *argument)
+{
+    log_warn("e", "a=%d", 1);
+    return argument;
+}
+
+static void *gate_replace_main(void *argument)
+{
+    struct gate *gate = argument;
+    umbp_log_set(UMBP_LOG_WARN, NULL, NULL);
+    atomic_store(&gate->replaced, true);
+    return NULL;
+}
+
+static void log_set_waits_for_the_old_sink_to_return(void **state)
+{
+    (void)state;
+    struct gate gate = {0};
+    pthread_t logger, replacer;
+    umbp_log_set(UMBP_LOG_WARN, gate_sink, &gate);
+    assert_int_equal(pthread_create(&logger, NULL, gate_log_main, NULL), 0);
+    assert_true(test_wait_until(flag_is_set, &gate.inside, 5000));
+    assert_int_equal(pthread_create(&replacer, NULL, gate_replace_main, &gate), 0);
+    assert_false(test_wait_until(flag_is_set, &gate.replaced, 30));
+    atomic_store(&gate.open, true);
+    assert_true(test_wait_until(flag_is_set, &gate.replaced, 5000));
+    pthread_join(logger, NULL);
+    pthread_join(replacer, NULL);
+}
+
 static void log_limit_passes_once_a_period_and_counts_the_rest(void **state)
 {
     (void)state;
@@ -256,6 +303,7 @@ int main(void)
         cmocka_unit_test_teardown(log_keeps_errno, restore),
         cmocka_unit_test_teardown(log_goes_to_stderr_at_warn_by_default, restore),
         cmocka_unit_test_teardown(log_sink_is_not_called_after_it_was_replaced, restore),
+        cmocka_unit_test_teardown(log_set_waits_for_the_old_sink_to_return, restore),
         cmocka_unit_test(log_limit_passes_once_a_period_and_counts_the_rest),
         cmocka_unit_test(log_limit_passes_one_of_many_threads),
     };

@@ -48,7 +48,10 @@ static void thread_blocks_signals_and_leaves_its_creators_mask(void **state)
 {
     (void)state;
     struct seen seen = {0};
-    sigset_t before, after;
+    sigset_t before, after, one;
+    sigemptyset(&one);
+    sigaddset(&one, SIGUSR1);
+    pthread_sigmask(SIG_UNBLOCK, &one, NULL);
     pthread_sigmask(SIG_SETMASK, NULL, &before);
     look("umbp-test", false, &seen);
     pthread_sigmask(SIG_SETMASK, NULL, &after);
@@ -58,6 +61,7 @@ static void thread_blocks_signals_and_leaves_its_creators_mask(void **state)
         assert_int_equal(sigismember(&before, asynchronous[i]),
                          sigismember(&after, asynchronous[i]));
     }
+    assert_false(sigismember(&after, SIGUSR1));
     assert_false(sigismember(&seen.mask, SIGSEGV));
     assert_false(sigismember(&seen.mask, SIGABRT));
 }
