@@ -18,6 +18,7 @@ enum mutex_rank {
     RANK_STORE_EVICT = 22,  /* store: the order of eviction */
     RANK_STORE_QUEUE = 25,  /* store: copy queue */
     RANK_SHARD = 30,        /* index shard; never two at once */
+    RANK_INDEX_MEMORY = 35, /* slabs that the shards' arenas share */
     RANK_EVENTS = 40,       /* event ring */
     RANK_SSD = 50,          /* tier_ssd: segment table and active segment */
     RANK_DRAM = 60,         /* tier_dram: page bitmaps */

@@ -11,7 +11,8 @@
  * probed one after the other; `overflow` (as in Facebook's F14) ends a search at the first bucket
  * that nothing had to go past, so there are no tombstones in the table.
  *
- * Entries live in a per-shard arena of 64 KiB chunks, in size classes of 16 bytes. A freed block
+ * Entries live in a per-shard arena of 64 KiB chunks (cut from slabs of 2 MiB that ask for a huge
+ * page), in size classes of 16 bytes. A freed block
  * keeps its class for ever and its generation becomes 0, so a stale handle always points at the
  * start of some entry and is recognised by its generation. Chunks are never given back before the
  * end.
@@ -20,6 +21,7 @@
  * all its keys then share a home bucket, and finding them is a walk along one probe sequence.
  */
 #include <string.h>
+#include <sys/mman.h>
 
 #include "store/store_priv.h"
 
@@ -156,9 +158,9 @@ void index_prefetch_entry(const struct shard *shard, struct fingerprint print)
     uint32_t hits = matching_slots(bucket, tag_of(print));
     if (hits) {
         const char *entry = (const char *)index_entry(shard, bucket->handles[__builtin_ctz(hits)]);
-        __builtin_prefetch(entry);
-        __builtin_prefetch(entry + CACHE_LINE);
-        __builtin_prefetch(entry + 2 * CACHE_LINE);
+        __builtin_prefetch(entry + offsetof(struct entry, key_bytes));
+        __builtin_prefetch(entry + offsetof(struct entry, key_bytes) + CACHE_LINE);
+        __builtin_prefetch(entry + sizeof(struct entry) + 64 + 5); /* a hash in hex and a suffix */
     }
 }
 
@@ -237,10 +239,57 @@ static uint32_t units_of(size_t key_bytes)
     return (uint32_t)((sizeof(struct entry) + key_bytes + ARENA_UNIT - 1) / ARENA_UNIT);
 }
 
+/* Under the slabs' lock. */
+static bool slabs_add(struct store *store)
+{
+    struct slabs *slabs = &store->slabs;
+    if (slabs->count == slabs->capacity) {
+        size_t capacity = slabs->capacity ? slabs->capacity * 2 : 16;
+        uint8_t **items = mem_realloc(slabs->items, capacity * sizeof(*items));
+        if (!items) {
+            return false;
+        }
+        slabs->items = items;
+        slabs->capacity = capacity;
+    }
+    uint8_t *slab = mem_aligned(SLAB_BYTES, SLAB_BYTES);
+    if (!slab) {
+        return false;
+    }
+    (void)madvise(slab, SLAB_BYTES, MADV_HUGEPAGE); /* a wish */
+    slabs->items[slabs->count++] = slab;
+    slabs->used_bytes = 0;
+    atomic_fetch_add_explicit(&store->entry_bytes, SLAB_BYTES, memory_order_relaxed);
+    return true;
+}
+
+static uint8_t *slabs_chunk(struct store *store)
+{
+    struct slabs *slabs = &store->slabs;
+    size_t bytes = (size_t)ARENA_CHUNK_UNITS * ARENA_UNIT;
+    uint8_t *chunk = NULL;
+
+    _Static_assert(SLAB_BYTES % ((size_t)ARENA_CHUNK_UNITS * ARENA_UNIT) == 0, "no rest");
+    mutex_lock(&slabs->lock);
+    if ((slabs->count && slabs->used_bytes < SLAB_BYTES) || slabs_add(store)) {
+        chunk = slabs->items[slabs->count - 1] + slabs->used_bytes;
+        slabs->used_bytes += bytes;
+    }
+    mutex_unlock(&slabs->lock);
+    return chunk;
+}
+
+static void slabs_free(struct slabs *slabs)
+{
+    for (size_t i = 0; i < slabs->count; i++) {
+        mem_free(slabs->items[i]);
+    }
+    mem_free(slabs->items);
+    mutex_fini(&slabs->lock);
+}
+
 static bool arena_add_chunk(struct store *store, struct arena *arena)
 {
-    size_t bytes = (size_t)ARENA_CHUNK_UNITS * ARENA_UNIT;
-
     if (arena->chunk_count == UINT32_MAX / ARENA_CHUNK_UNITS) {
         return false;
     }
@@ -253,14 +302,13 @@ static bool arena_add_chunk(struct store *store, struct arena *arena)
         arena->chunks = chunks;
         arena->chunk_capacity = capacity;
     }
-    uint8_t *chunk = mem_aligned(CACHE_LINE, bytes);
+    uint8_t *chunk = slabs_chunk(store);
     if (!chunk) {
         return false;
     }
     arena->chunks[arena->chunk_count++] = chunk;
     /* Unit 0 of the arena is never handed out: handle 0 means none. */
     arena->next_unit = arena->chunk_count == 1 ? 1 : 0;
-    atomic_fetch_add_explicit(&store->entry_bytes, bytes, memory_order_relaxed);
     return true;
 }
 
@@ -426,9 +474,6 @@ static enum umbp_status shard_init(struct store *store, struct shard *shard, uin
 static void shard_fini(struct shard *shard)
 {
     mem_unmap(table_of(shard), table_bytes(mask_of(shard)));
-    for (uint32_t i = 0; i < shard->arena.chunk_count; i++) {
-        mem_free(shard->arena.chunks[i]);
-    }
     mem_free(shard->arena.chunks);
     mem_free(shard->ghosts);
     mutex_fini(&shard->lock);
@@ -449,6 +494,7 @@ enum umbp_status index_create(struct store *store)
         return UMBP_NO_MEMORY;
     }
     memset(store->shards, 0, bytes);
+    mutex_init(&store->slabs.lock, RANK_INDEX_MEMORY);
     store->shard_shift = 64 - (uint32_t)__builtin_ctz(count);
     for (uint32_t i = 0; i < count; i++) {
         enum umbp_status status = shard_init(store, &store->shards[i], i);
@@ -464,6 +510,9 @@ void index_destroy(struct store *store)
 {
     for (uint32_t i = 0; i < store->shard_count; i++) {
         shard_fini(&store->shards[i]);
+    }
+    if (store->shards) {
+        slabs_free(&store->slabs);
     }
     mem_free(store->shards);
     store->shards = NULL;

@@ -12,6 +12,7 @@
 #include "store/store_priv.h"
 
 #define LOOK_CHUNK 128u
+#define KEYS_AHEAD 12u
 
 /* ------------------------------------------------------------------------------- exists -- */
 
@@ -46,12 +47,36 @@ static void sort_by_shard(const struct store *store, struct look *look, size_t c
     }
 }
 
+/* Each shard once: with `found_out` compare, without only ask for the entries' lines. */
+static void visit_groups(struct store *store, const struct look *look, const struct umbp_key *keys,
+                         uint8_t *found_out)
+{
+    for (uint32_t at = 0; at < look->valid;) {
+        uint16_t s = look->shard[look->order[at]];
+        struct shard *shard = &store->shards[s];
+        mutex_lock(&shard->lock);
+        for (; at < look->valid && look->shard[look->order[at]] == s; at++) {
+            uint32_t k = look->order[at];
+            if (found_out) {
+                found_out[k] = index_find(shard, look->prints[k], keys[k]) != 0;
+            } else {
+                index_prefetch_entry(shard, look->prints[k]);
+            }
+        }
+        mutex_unlock(&shard->lock);
+    }
+}
+
 static void exists_chunk(struct store *store, const struct umbp_key *keys, size_t count,
                          uint8_t *found_out)
 {
     struct look look;
 
     for (size_t i = 0; i < count; i++) {
+        if (i + KEYS_AHEAD < count) {
+            __builtin_prefetch(keys[i + KEYS_AHEAD].data);
+            __builtin_prefetch((const char *)keys[i + KEYS_AHEAD].data + CACHE_LINE);
+        }
         found_out[i] = key_is_valid(keys[i]);
         if (found_out[i]) {
             look.prints[i] = index_print(store, keys[i]);
@@ -59,24 +84,8 @@ static void exists_chunk(struct store *store, const struct umbp_key *keys, size_
         }
     }
     sort_by_shard(store, &look, count, found_out);
-    for (uint32_t at = 0; at < look.valid;) {
-        uint16_t s = look.shard[look.order[at]];
-        struct shard *shard = &store->shards[s];
-        uint32_t end = at + 1;
-        while (end < look.valid && look.shard[look.order[end]] == s) {
-            end++;
-        }
-        mutex_lock(&shard->lock);
-        for (uint32_t i = at; i < end; i++) {
-            index_prefetch_entry(shard, look.prints[look.order[i]]);
-        }
-        for (uint32_t i = at; i < end; i++) {
-            uint32_t k = look.order[i];
-            found_out[k] = index_find(shard, look.prints[k], keys[k]) != 0;
-        }
-        mutex_unlock(&shard->lock);
-        at = end;
-    }
+    visit_groups(store, &look, keys, NULL);      /* fetch the entries of all, */
+    visit_groups(store, &look, keys, found_out); /* then compare */
 }
 
 static void exists_keys(struct store *store, const struct umbp_key *keys, size_t count,

@@ -31,7 +31,6 @@ enum entry_flag {
  * whoever takes it to 0 frees the block and the entry.
  */
 struct entry {
-    struct fingerprint print;
     uint64_t generation; /* 0: this arena block is free */
     uint64_t stamp;      /* of the last access, or of joining its queue (s3fifo) */
     uint64_t bytes;
@@ -39,12 +38,14 @@ struct entry {
     struct ssd_location ssd;
     uint32_t depth;
     uint32_t crc;
-    _Atomic uint32_t refs;
     uint32_t next; /* policy list; tombstone list; the arena's free list */
     uint32_t prev; /* policy list; own handle once unlinked */
+    _Atomic uint32_t refs;
+    /* From here on: what a lookup compares, in as few lines as can be. */
     uint16_t key_bytes;
     uint8_t flags;
     uint8_t heat; /* s3fifo: 0..3 */
+    struct fingerprint print;
     uint8_t key[];
 };
 _Static_assert(sizeof(struct entry) == 88, "200 bytes a key, with the key, is a promise");
@@ -65,6 +66,18 @@ struct bucket {
     uint32_t handles[BUCKET_SLOTS];
 };
 _Static_assert(sizeof(struct bucket) == CACHE_LINE, "one line a look");
+
+/* Chunks are cut from slabs of the size of a huge page, which the shards share: a lookup that
+ * misses the caches should not miss the TLB too. */
+#define SLAB_BYTES (UINT64_C(2) << 20)
+
+struct slabs {
+    struct mutex lock; /* RANK_INDEX_MEMORY: everything below */
+    uint8_t **items;
+    size_t count;
+    size_t capacity;
+    uint64_t used_bytes; /* of the last one */
+};
 
 struct arena {
     uint8_t **chunks;
@@ -238,6 +251,7 @@ struct store {
     struct shard *shards;
     uint32_t shard_count;
     uint32_t shard_shift; /* shard = print.low >> shift */
+    struct slabs slabs;
 
     _Atomic uint64_t stamp ALIGNED_LINE;
     _Atomic uint64_t generation ALIGNED_LINE;
