@@ -60,8 +60,9 @@ static inline uint64_t dram_bits_run_right(const uint64_t *words, uint64_t from,
         uint64_t at = from + run;
         unsigned room = DRAM_WORD_BITS - (unsigned)(at % DRAM_WORD_BITS);
         unsigned ones = dram_bits_low_ones(words[at / DRAM_WORD_BITS] >> (at % DRAM_WORD_BITS));
-        if (ones < room)
+        if (ones < room) {
             return u64_min(run + ones, limit);
+        }
         run += room;
     }
     return limit;
@@ -76,8 +77,9 @@ static inline uint64_t dram_bits_run_left(const uint64_t *words, uint64_t end, u
         uint64_t at = end - run - 1;
         unsigned room = (unsigned)(at % DRAM_WORD_BITS) + 1;
         unsigned ones = dram_bits_high_ones(words[at / DRAM_WORD_BITS] << (DRAM_WORD_BITS - room));
-        if (ones < room)
+        if (ones < room) {
             return u64_min(run + ones, limit);
+        }
         run += room;
     }
     return limit;
@@ -98,8 +100,9 @@ static inline struct dram_span dram_span_of(uint64_t start, uint64_t count)
 
 static inline bool dram_span_next(struct dram_span *span)
 {
-    if (span->at >= span->end)
+    if (span->at >= span->end) {
         return false;
+    }
     unsigned from = (unsigned)(span->at % DRAM_WORD_BITS);
     unsigned count = (unsigned)u64_min(span->end - span->at, DRAM_WORD_BITS - from);
     span->word = span->at / DRAM_WORD_BITS;
@@ -111,10 +114,24 @@ static inline bool dram_span_next(struct dram_span *span)
 static inline bool dram_bits_all(const uint64_t *words, uint64_t start, uint64_t count)
 {
     struct dram_span span = dram_span_of(start, count);
-    while (dram_span_next(&span))
-        if ((words[span.word] & span.mask) != span.mask)
+    while (dram_span_next(&span)) {
+        if ((words[span.word] & span.mask) != span.mask) {
             return false;
+        }
+    }
     return true;
+}
+
+/* The first one in [from, end), or `end`. */
+static inline uint64_t dram_bits_next(const uint64_t *words, uint64_t from, uint64_t end)
+{
+    struct dram_span span = dram_span_of(from, end > from ? end - from : 0);
+    while (dram_span_next(&span)) {
+        if (words[span.word] & span.mask) {
+            return span.word * DRAM_WORD_BITS + dram_bits_lowest(words[span.word] & span.mask);
+        }
+    }
+    return end;
 }
 
 #endif

@@ -8,8 +8,9 @@
 static char *granule_address(const struct dram_tier *tier, uint64_t granule)
 {
     uint32_t buffer = 0;
-    if (tier->buffer_count > 1)
+    if (tier->buffer_count > 1) {
         buffer = (uint32_t)(granule >> tier->page_shift) / tier->stride;
+    }
     return (char *)(tier->origin[buffer] + granule * DRAM_GRANULE_BYTES);
 }
 
@@ -43,11 +44,12 @@ struct dram_piece dram_piece_at(const struct dram_tier *tier, const struct dram_
                                 uint64_t offset, uint32_t *cursor)
 {
     ASSERT(block->extents && offset / DRAM_GRANULE_BYTES < block->granules);
-    if (block->extents == 1)
+    if (block->extents == 1) {
         return (struct dram_piece){
             .data = granule_address(tier, block->start) + offset,
             .bytes = (uint64_t)block->granules * DRAM_GRANULE_BYTES - offset,
         };
+    }
 
     uint32_t look = 0;
     const struct dram_extent *extent = find_extent(
@@ -62,8 +64,9 @@ struct dram_piece dram_piece_at(const struct dram_tier *tier, const struct dram_
 void dram_write(const struct dram_tier *tier, const struct dram_block *block, uint64_t offset,
                 const void *from, uint64_t bytes)
 {
-    if (bytes >= BULK_BYTES)
+    if (bytes >= BULK_BYTES) {
         mutex_assert_none_held();
+    }
     uint32_t cursor = 0;
     for (const char *source = from; bytes;) {
         struct dram_piece piece = dram_piece_at(tier, block, offset, &cursor);
@@ -78,8 +81,9 @@ void dram_write(const struct dram_tier *tier, const struct dram_block *block, ui
 void dram_read(const struct dram_tier *tier, const struct dram_block *block, uint64_t offset,
                void *to, uint64_t bytes)
 {
-    if (bytes >= BULK_BYTES)
+    if (bytes >= BULK_BYTES) {
         mutex_assert_none_held();
+    }
     uint32_t cursor = 0;
     for (char *target = to; bytes;) {
         struct dram_piece piece = dram_piece_at(tier, block, offset, &cursor);

@@ -55,18 +55,21 @@ static bool is_shared(enum dram_backing backing)
 
 static void unmap_one(struct dram_buffer *buffer)
 {
-    if (buffer->data)
+    if (buffer->data) {
         (void)munmap(buffer->data, buffer->mapped_bytes);
-    if (buffer->fd >= 0)
+    }
+    if (buffer->fd >= 0) {
         (void)close(buffer->fd);
+    }
     buffer->data = NULL;
     buffer->fd = -1;
 }
 
 void dram_buffers_unmap(struct dram_buffer *buffers, uint32_t count)
 {
-    for (uint32_t i = 0; i < count; i++)
+    for (uint32_t i = 0; i < count; i++) {
         unmap_one(&buffers[i]);
+    }
 }
 
 /* Anonymous memory that begins at a multiple of 2 MiB, if it is large enough to care. */
@@ -74,14 +77,17 @@ static void *map_anonymous(uint64_t bytes)
 {
     const int protection = PROT_READ | PROT_WRITE;
     const int flags = MAP_PRIVATE | MAP_ANONYMOUS;
-    if (bytes < HUGE_BYTES)
+    if (bytes < HUGE_BYTES) {
         return mmap(NULL, bytes, protection, flags, -1, 0);
+    }
     char *map = mmap(NULL, bytes + HUGE_BYTES, protection, flags, -1, 0);
-    if (map == MAP_FAILED)
+    if (map == MAP_FAILED) {
         return MAP_FAILED;
+    }
     uint64_t before = align_up((uintptr_t)map, HUGE_BYTES) - (uintptr_t)map;
-    if (before)
+    if (before) {
         (void)munmap(map, before);
+    }
     (void)munmap(map + before + bytes, HUGE_BYTES - before);
     return map + before;
 }
@@ -90,17 +96,21 @@ static void *map_shared(uint64_t bytes, bool huge, int *fd_out)
 {
     unsigned flags = MFD_CLOEXEC | MFD_ALLOW_SEALING | (huge ? MFD_HUGETLB | MFD_HUGE_2MB : 0);
     int fd = memfd_create("umbp-dram", flags);
-    if (fd < 0)
+    if (fd < 0) {
         return MAP_FAILED;
+    }
     void *map = MAP_FAILED;
-    if (ftruncate(fd, (off_t)bytes) == 0)
+    if (ftruncate(fd, (off_t)bytes) == 0) {
         map = mmap(NULL, bytes, PROT_READ | PROT_WRITE, MAP_SHARED, fd, 0);
-    if (map == MAP_FAILED)
+    }
+    if (map == MAP_FAILED) {
         goto close_fd;
+    }
     const int size_seals = F_SEAL_SHRINK | F_SEAL_GROW | F_SEAL_SEAL;
     if (fcntl(fd, F_ADD_SEALS, size_seals | F_SEAL_FUTURE_WRITE) != 0 &&
-        fcntl(fd, F_ADD_SEALS, size_seals) != 0)
+        fcntl(fd, F_ADD_SEALS, size_seals) != 0) {
         goto unmap;
+    }
     *fd_out = fd;
     return map;
 
@@ -116,22 +126,26 @@ static enum umbp_status map_one(struct dram_buffer *buffer, enum dram_backing ba
     bool huge = is_huge(backing);
     uint64_t bytes = align_up(buffer->bytes, huge ? HUGE_BYTES : (uint64_t)getpagesize());
     void *map;
-    if (bytes < buffer->bytes || bytes > INT64_MAX)
+    if (bytes < buffer->bytes || bytes > INT64_MAX) {
         return UMBP_NO_MEMORY;
-    if (is_shared(backing))
+    }
+    if (is_shared(backing)) {
         map = map_shared(bytes, huge, &buffer->fd);
-    else if (huge)
+    } else if (huge) {
         map = mmap(NULL, bytes, PROT_READ | PROT_WRITE,
                    MAP_PRIVATE | MAP_ANONYMOUS | MAP_HUGETLB | MAP_HUGE_2MB, -1, 0);
-    else
+    } else {
         map = map_anonymous(bytes);
-    if (map == MAP_FAILED)
+    }
+    if (map == MAP_FAILED) {
         return UMBP_NO_MEMORY;
+    }
     buffer->data = map;
     buffer->mapped_bytes = bytes;
     /* Both are wishes. */
-    if (!huge && bytes >= HUGE_BYTES)
+    if (!huge && bytes >= HUGE_BYTES) {
         (void)madvise(map, bytes, MADV_HUGEPAGE);
+    }
     (void)madvise(map, bytes, MADV_DONTDUMP);
     return UMBP_OK;
 }
@@ -170,8 +184,9 @@ static enum umbp_status nodes_allowed(struct node_set *set_out, bool *has_numa_o
     int mode;
     if (syscall(SYS_get_mempolicy, &mode, set.words, (unsigned long)NODES_MAX, NULL,
                 (unsigned long)MPOL_F_MEMS_ALLOWED) != 0) {
-        if (errno != ENOSYS)
+        if (errno != ENOSYS) {
             return UMBP_UNSUPPORTED;
+        }
         has_numa = false;
         set.words[0] = 1;
     }
@@ -184,40 +199,48 @@ static enum umbp_status nodes_allowed(struct node_set *set_out, bool *has_numa_o
 static unsigned node_of(const struct node_set *set, uint32_t index)
 {
     unsigned count = 0;
-    for (unsigned node = 0; node < NODES_MAX; node++)
+    for (unsigned node = 0; node < NODES_MAX; node++) {
         count += node_is_set(set, node);
+    }
     ASSERT(count > 0);
     index %= count;
     unsigned node = 0;
-    while (!node_is_set(set, node) || index-- > 0)
+    while (!node_is_set(set, node) || index-- > 0) {
         node++;
+    }
     return node;
 }
 
 static enum umbp_status bind_all(const struct dram_options *options, struct dram_buffer *buffers,
                                  uint32_t count)
 {
-    if (options->numa_node == DRAM_NUMA_ANY)
+    if (options->numa_node == DRAM_NUMA_ANY) {
         return UMBP_OK;
+    }
     struct node_set allowed;
     bool has_numa;
     enum umbp_status status = nodes_allowed(&allowed, &has_numa);
-    if (status != UMBP_OK)
+    if (status != UMBP_OK) {
         return status;
+    }
     for (uint32_t i = 0; i < count; i++) {
         unsigned node = (unsigned)options->numa_node;
-        if (options->numa_node == DRAM_NUMA_SPREAD)
+        if (options->numa_node == DRAM_NUMA_SPREAD) {
             node = node_of(&allowed, i);
-        if (node >= NODES_MAX || !node_is_set(&allowed, node))
+        }
+        if (node >= NODES_MAX || !node_is_set(&allowed, node)) {
             return UMBP_UNSUPPORTED;
-        if (!has_numa)
+        }
+        if (!has_numa) {
             continue;
+        }
         struct node_set only = {{0}};
         only.words[node / NODE_WORD_BITS] |= 1ul << (node % NODE_WORD_BITS);
         /* The kernel reads one bit less than it is told. */
         if (syscall(SYS_mbind, buffers[i].data, (unsigned long)buffers[i].mapped_bytes,
-                    (unsigned long)MPOL_BIND, only.words, (unsigned long)NODES_MAX + 1, 0ul) != 0)
+                    (unsigned long)MPOL_BIND, only.words, (unsigned long)NODES_MAX + 1, 0ul) != 0) {
             return errno == ENOMEM ? UMBP_NO_MEMORY : UMBP_UNSUPPORTED;
+        }
     }
     return UMBP_OK;
 }
@@ -238,13 +261,16 @@ static bool touch(char *data, uint64_t bytes)
     do {
         result = madvise(data, bytes, MADV_POPULATE_WRITE);
     } while (result != 0 && (errno == EAGAIN || errno == EINTR));
-    if (result == 0)
+    if (result == 0) {
         return true;
-    if (errno != EINVAL && errno != ENOSYS)
+    }
+    if (errno != EINVAL && errno != ENOSYS) {
         return false;
+    }
     /* An older kernel. Nobody has the memory yet, so writing zeros changes nothing. */
-    for (uint64_t at = 0; at < bytes; at += (uint64_t)getpagesize())
+    for (uint64_t at = 0; at < bytes; at += (uint64_t)getpagesize()) {
         ((volatile char *)data)[at] = 0;
+    }
     return true;
 }
 
@@ -256,17 +282,20 @@ static void *prefault_run(void *context)
         uint32_t i = 0;
         while (i < work->count) {
             uint64_t steps = div_round_up(work->buffers[i].mapped_bytes, work->step_bytes);
-            if (step < steps)
+            if (step < steps) {
                 break;
+            }
             step -= steps;
             i++;
         }
-        if (i == work->count || atomic_load_explicit(&work->failed, memory_order_relaxed))
+        if (i == work->count || atomic_load_explicit(&work->failed, memory_order_relaxed)) {
             return NULL;
+        }
         const struct dram_buffer *buffer = &work->buffers[i];
         uint64_t at = step * work->step_bytes;
-        if (!touch(buffer->data + at, u64_min(work->step_bytes, buffer->mapped_bytes - at)))
+        if (!touch(buffer->data + at, u64_min(work->step_bytes, buffer->mapped_bytes - at))) {
             atomic_store_explicit(&work->failed, true, memory_order_relaxed);
+        }
     }
 }
 
@@ -274,19 +303,22 @@ static enum umbp_status prefault_all(const struct dram_options *options,
                                      const struct dram_buffer *buffers, uint32_t count)
 {
     unsigned threads = options->prefault_threads;
-    if (!threads)
+    if (!threads) {
         threads = thread_cpu_count();
+    }
     threads = threads < PREFAULT_THREADS_MAX ? threads : PREFAULT_THREADS_MAX;
     struct prefault work = {.buffers = buffers, .count = count, .step_bytes = PREFAULT_STEP};
     pthread_t helpers[PREFAULT_THREADS_MAX];
     unsigned started = 0;
     /* One that cannot be started is not missed: this thread works too. */
-    while (started + 1 < threads &&
-           thread_create(&helpers[started], "umbp-prefault", false, prefault_run, &work) == UMBP_OK)
+    while (started + 1 < threads && thread_create(&helpers[started], "umbp-prefault", false,
+                                                  prefault_run, &work) == UMBP_OK) {
         started++;
+    }
     (void)prefault_run(&work);
-    for (unsigned i = 0; i < started; i++)
+    for (unsigned i = 0; i < started; i++) {
         (void)pthread_join(helpers[i], NULL);
+    }
     return atomic_load_explicit(&work.failed, memory_order_relaxed) ? UMBP_NO_MEMORY : UMBP_OK;
 }
 
@@ -298,15 +330,18 @@ enum umbp_status dram_buffers_map(const struct dram_options *options, struct dra
     if (status != UMBP_OK && is_huge(backing)) {
         backing = is_shared(backing) ? DRAM_BACKING_SHARED : DRAM_BACKING_ANONYMOUS;
         status = map_all(buffers, count, backing);
-        if (status == UMBP_OK)
+        if (status == UMBP_OK) {
             log_warn("dram_huge_pages_fallback", "wanted_bytes=%llu reason=\"no huge pages free\"",
                      (unsigned long long)options->bytes);
+        }
     }
-    if (status != UMBP_OK)
+    if (status != UMBP_OK) {
         return status;
+    }
     status = bind_all(options, buffers, count);
-    if (status == UMBP_OK && options->prefault)
+    if (status == UMBP_OK && options->prefault) {
         status = prefault_all(options, buffers, count);
+    }
     if (status != UMBP_OK) {
         dram_buffers_unmap(buffers, count);
         return status;

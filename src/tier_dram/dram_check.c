@@ -13,10 +13,12 @@ struct finding {
 static bool same(struct finding *finding, const char *what, uint64_t index, uint64_t expected,
                  uint64_t found)
 {
-    if (expected == found)
+    if (expected == found) {
         return true;
-    if (!finding->what)
+    }
+    if (!finding->what) {
         *finding = (struct finding){what, index, expected, found};
+    }
     return false;
 }
 
@@ -36,25 +38,32 @@ static bool check_pages(const struct dram_tier *tier, struct finding *finding)
         uint64_t free = 0;
         uint32_t page;
         uint32_t end;
-        for (buffer_pages(tier, i, &page, &end); page < end; page++)
+        for (buffer_pages(tier, i, &page, &end); page < end; page++) {
             free += dram_bits_get(pages->levels[0], page);
-        if (!same(finding, "free pages of buffer", i, free, pages->buffer_free[i]))
+        }
+        if (!same(finding, "free pages of buffer", i, free, pages->buffer_free[i])) {
             return false;
+        }
         all += free;
     }
     /* No bit outside of the buffers: the count over all words is the same. */
     uint64_t bits = 0;
-    for (uint32_t i = 0; i < pages->level_words[0]; i++)
+    for (uint32_t i = 0; i < pages->level_words[0]; i++) {
         bits += dram_bits_count(pages->levels[0][i]);
+    }
     if (!same(finding, "bits of free pages", 0, all, bits) ||
-        !same(finding, "free pages", 0, all, pages->free))
+        !same(finding, "free pages", 0, all, pages->free)) {
         return false;
+    }
 
-    for (uint32_t level = 1; level < pages->level_count; level++)
-        for (uint32_t i = 0; i < pages->level_words[level - 1]; i++)
+    for (uint32_t level = 1; level < pages->level_count; level++) {
+        for (uint32_t i = 0; i < pages->level_words[level - 1]; i++) {
             if (!same(finding, "summary of word", i, pages->levels[level - 1][i] != 0,
-                      dram_bits_get(pages->levels[level], i)))
+                      dram_bits_get(pages->levels[level], i))) {
                 return false;
+            }
+        }
+    }
     return true;
 }
 
@@ -67,14 +76,14 @@ static bool check_split(const struct dram_tier *tier, uint32_t page, struct find
         free += dram_bits_count(slot->words[i]);
         bool shown = slot->sectors >> (i / splits->sector_words) & 1;
         if (!same(finding, "granules in an empty sector of page", page, 0,
-                  shown ? 0 : slot->words[i]))
+                  shown ? 0 : slot->words[i])) {
             return false;
+        }
     }
     uint32_t end = page == splits->partial_page ? splits->partial_granules : tier->page_granules;
-    uint64_t past = tier->page_granules - end;
     return same(finding, "free granules of page", page, free, slot->free) &&
            same(finding, "free granules past the end of page", page, 0,
-                past ? dram_bits_run_right(slot->words, end, past) : 0) &&
+                dram_bits_next(slot->words, end, tier->page_granules) < tier->page_granules) &&
            same(finding, "split page that is free", page, 0,
                 dram_bits_get(tier->pages.levels[0], page)) &&
            same(finding, "split page that is whole", page, 0, free == tier->page_granules) &&
@@ -93,26 +102,31 @@ static bool check_splits(const struct dram_tier *tier, struct finding *finding)
     for (uint32_t page = 0; page < tier->pages.index_end; page++) {
         const struct dram_split *slot = dram_split_of(tier, page);
         bool split = dram_bits_get(splits->is_split, page);
-        if (!same(finding, "state of page", page, split, slot->bin != SPLIT_NOT))
+        if (!same(finding, "state of page", page, split, slot->bin != SPLIT_NOT)) {
             return false;
-        if (!split)
+        }
+        if (!split) {
             continue;
-        if (!check_split(tier, page, finding))
+        }
+        if (!check_split(tier, page, finding)) {
             return false;
+        }
         count++;
         free += slot->free;
         listed += slot->free > 0;
     }
     for (unsigned bin = 0; bin < DRAM_BINS; bin++) {
         if (!same(finding, "bin in use", bin, splits->bins[bin] != DRAM_NONE,
-                  dram_bits_get(splits->bins_used, bin)))
+                  dram_bits_get(splits->bins_used, bin))) {
             return false;
+        }
         uint32_t before = DRAM_NONE;
         for (uint32_t page = splits->bins[bin]; page != DRAM_NONE;) {
             const struct dram_split *slot = dram_split_of(tier, page);
             if (!same(finding, "entry of bin", bin, SPLIT_BIN + bin, slot->bin) ||
-                !same(finding, "link back from page", page, before, slot->prev))
+                !same(finding, "link back from page", page, before, slot->prev)) {
                 return false;
+            }
             listed--;
             before = page;
             page = slot->next;
@@ -127,8 +141,9 @@ static bool check_nodes(const struct dram_tier *tier, struct finding *finding)
 {
     const struct dram_nodes *nodes = &tier->nodes;
     uint64_t free = 0;
-    for (uint32_t number = nodes->free; number != DRAM_NODE_NONE && free <= nodes->fresh; free++)
+    for (uint32_t number = nodes->free; number != DRAM_NODE_NONE && free <= nodes->fresh; free++) {
         number = dram_node_of(nodes, number)->next;
+    }
     uint64_t made = nodes->fresh ? nodes->fresh - 1 : 0;
     return same(finding, "extent nodes", 0, made, free + nodes->in_use) &&
            same(finding, "extent nodes without a block", 0, 0,
@@ -152,9 +167,10 @@ bool dram_check(const struct dram_tier *tier)
     bool good = check_pages(tier, &finding) && check_splits(tier, &finding) &&
                 check_nodes(tier, &finding) && check_totals(tier, &finding);
     mutex_unlock(lock);
-    if (!good)
+    if (!good) {
         log_error("dram_check_failed", "what=\"%s\" index=%llu expected=%llu found=%llu",
                   finding.what, (unsigned long long)finding.index,
                   (unsigned long long)finding.expected, (unsigned long long)finding.found);
+    }
     return good;
 }

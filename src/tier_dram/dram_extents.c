@@ -13,12 +13,14 @@
 
 static enum umbp_status add_chunk(struct dram_nodes *nodes)
 {
-    if (nodes->chunk_count == DRAM_NODE_CHUNKS)
+    if (nodes->chunk_count == DRAM_NODE_CHUNKS) {
         return UMBP_NO_MEMORY;
+    }
     size_t bytes = ((size_t)DRAM_NODE_CHUNK << nodes->chunk_count) * sizeof(struct dram_node);
     struct dram_node *chunk = mem_map(bytes);
-    if (!chunk)
+    if (!chunk) {
         return UMBP_NO_MEMORY;
+    }
     nodes->chunks[nodes->chunk_count++] = chunk;
     nodes->mapped_bytes += bytes;
     return UMBP_OK;
@@ -35,12 +37,14 @@ static enum umbp_status node_new(struct dram_nodes *nodes, uint32_t *number_out)
     if (number != DRAM_NODE_NONE) {
         nodes->free = dram_node_of(nodes, number)->next;
     } else {
-        if (!nodes->fresh)
+        if (!nodes->fresh) {
             nodes->fresh = 1; /* number 0 is "none" */
+        }
         if (nodes->fresh >= nodes_end(nodes)) {
             enum umbp_status status = add_chunk(nodes);
-            if (status != UMBP_OK)
+            if (status != UMBP_OK) {
                 return status;
+            }
         }
         number = nodes->fresh++;
     }
@@ -73,8 +77,9 @@ enum umbp_status dram_list_add(struct dram_nodes *nodes, struct dram_list *list,
     if (list->extents == 1 || list->tail_used == DRAM_NODE_EXTENTS) {
         uint32_t number;
         enum umbp_status status = node_new(nodes, &number);
-        if (status != UMBP_OK)
+        if (status != UMBP_OK) {
             return status;
+        }
         list->tail_used = 0;
         if (list->extents == 1) {
             list->head = number;
@@ -93,18 +98,20 @@ enum umbp_status dram_list_add(struct dram_nodes *nodes, struct dram_list *list,
 struct dram_block dram_list_block(const struct dram_nodes *nodes, const struct dram_list *list)
 {
     struct dram_block block = {.granules = list->granules, .extents = list->extents};
-    if (list->extents == 1)
+    if (list->extents == 1) {
         block.start = list->only.start;
-    else
+    } else {
         block.start = (uint64_t)dram_node_of(nodes, list->head)->generation << 32 | list->head;
+    }
     return block;
 }
 
 const struct dram_extent *dram_list_extent(const struct dram_nodes *nodes, uint32_t *node,
                                            uint32_t index)
 {
-    if (index && index % DRAM_NODE_EXTENTS == 0)
+    if (index && index % DRAM_NODE_EXTENTS == 0) {
         *node = dram_node_of(nodes, *node)->next;
+    }
     return &dram_node_of(nodes, *node)->extents[index % DRAM_NODE_EXTENTS];
 }
 
@@ -131,7 +138,8 @@ void dram_list_free(struct dram_nodes *nodes, uint32_t head)
 
 void dram_nodes_fini(struct dram_nodes *nodes)
 {
-    for (uint32_t i = 0; i < nodes->chunk_count; i++)
+    for (uint32_t i = 0; i < nodes->chunk_count; i++) {
         mem_unmap(nodes->chunks[i], ((size_t)DRAM_NODE_CHUNK << i) * sizeof(struct dram_node));
+    }
     nodes->chunk_count = 0;
 }

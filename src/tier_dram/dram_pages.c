@@ -57,8 +57,9 @@ static void word_became_used(struct dram_pages *pages, uint64_t word)
     for (uint32_t level = 1; level < pages->level_count; level++) {
         uint64_t *above = &pages->levels[level][word / DRAM_WORD_BITS];
         *above &= ~(UINT64_C(1) << (word % DRAM_WORD_BITS));
-        if (*above)
+        if (*above) {
             return;
+        }
         word /= DRAM_WORD_BITS;
     }
 }
@@ -69,8 +70,9 @@ static void word_became_free(struct dram_pages *pages, uint64_t word)
         uint64_t *above = &pages->levels[level][word / DRAM_WORD_BITS];
         uint64_t before = *above;
         *above |= UINT64_C(1) << (word % DRAM_WORD_BITS);
-        if (before)
+        if (before) {
             return;
+        }
         word /= DRAM_WORD_BITS;
     }
 }
@@ -87,8 +89,9 @@ void dram_pages_take(struct dram_pages *pages, uint32_t page, uint32_t count)
         uint64_t *word = &pages->levels[0][span.word];
         ASSERT((*word & span.mask) == span.mask);
         *word &= ~span.mask;
-        if (!*word)
+        if (!*word) {
             word_became_used(pages, span.word);
+        }
     }
     pages->free -= count;
     pages->buffer_free[buffer_of(pages, page)] -= count;
@@ -102,12 +105,15 @@ static void note_freed_run(struct dram_pages *pages, uint32_t page, uint32_t cou
     uint64_t left = dram_bits_run_left(words, page, MERGE_PAGES);
     uint64_t right = dram_bits_run_right(words, page + count, u64_min(MERGE_PAGES, right_room));
     uint32_t run = (uint32_t)(left + count + right);
-    if (left == MERGE_PAGES || right == MERGE_PAGES)
+    if (left == MERGE_PAGES || right == MERGE_PAGES) {
         run = UINT32_MAX;
-    if (run > pages->longest_bound)
+    }
+    if (run > pages->longest_bound) {
         pages->longest_bound = run;
-    if (run > pages->sweep_freed)
+    }
+    if (run > pages->sweep_freed) {
         pages->sweep_freed = run;
+    }
 }
 
 static void remember_run(struct dram_pages *pages, uint32_t page, uint32_t count)
@@ -130,8 +136,9 @@ void dram_pages_give(struct dram_pages *pages, uint32_t page, uint32_t count)
     while (dram_span_next(&span)) {
         uint64_t *word = &pages->levels[0][span.word];
         ASSERT(!(*word & span.mask));
-        if (!*word)
+        if (!*word) {
             word_became_free(pages, span.word);
+        }
         *word |= span.mask;
     }
     pages->free += count;
@@ -145,12 +152,14 @@ static uint32_t next_free(struct dram_tier *tier, uint32_t from, uint32_t end)
 {
     const struct dram_pages *pages = &tier->pages;
     uint64_t at = from;
-    if (from >= end)
+    if (from >= end) {
         return DRAM_NONE;
+    }
     for (uint32_t level = 0; level < pages->level_count; level++) {
         uint64_t word = at / DRAM_WORD_BITS;
-        if (word >= pages->level_words[level])
+        if (word >= pages->level_words[level]) {
             return DRAM_NONE;
+        }
         tier->words_read++;
         uint64_t bits = pages->levels[level][word] >> (at % DRAM_WORD_BITS);
         if (!bits) {
@@ -178,10 +187,12 @@ struct search {
 
 static bool tail_fits(const struct dram_tier *tier, uint32_t page, uint32_t tail)
 {
-    if (page >= tier->pages.index_end)
+    if (page >= tier->pages.index_end) {
         return false;
-    if (dram_bits_get(tier->pages.levels[0], page))
+    }
+    if (dram_bits_get(tier->pages.levels[0], page)) {
         return true;
+    }
     return dram_bits_get(tier->splits.is_split, page) &&
            dram_bits_all(dram_split_of(tier, page)->words, 0, tail);
 }
@@ -198,8 +209,9 @@ static bool accept(const struct dram_tier *tier, struct search *search, uint32_t
         search->tail_fits = true;
         return true;
     }
-    if (search->found == DRAM_NONE)
+    if (search->found == DRAM_NONE) {
         search->found = page;
+    }
     return false;
 }
 
@@ -209,27 +221,32 @@ static bool search_recent(struct dram_tier *tier, struct search *search)
     struct dram_run *best = NULL;
     for (uint32_t i = 1; i <= DRAM_RECENT_RUNS; i++) {
         struct dram_run *run = &pages->recent[(pages->recent_top - i) % DRAM_RECENT_RUNS];
-        if (run->count < search->count || (best && run->count >= best->count))
+        if (run->count < search->count || (best && run->count >= best->count)) {
             continue;
+        }
         tier->words_read += search->count / DRAM_WORD_BITS + 1;
         if (!dram_bits_all(pages->levels[0], run->page, search->count)) {
             run->count = 0;
             continue;
         }
-        if (search->tail && !tail_fits(tier, run->page + search->count, search->tail))
+        if (search->tail && !tail_fits(tier, run->page + search->count, search->tail)) {
             continue;
+        }
         best = run;
-        if (run->count == search->count)
+        if (run->count == search->count) {
             break;
+        }
     }
-    if (!best)
+    if (!best) {
         return false;
+    }
     search->found = best->page;
     search->tail_fits = search->tail > 0;
     best->page += search->count;
     best->count -= search->count;
-    if (!best->count && best == &pages->recent[(pages->recent_top - 1) % DRAM_RECENT_RUNS])
+    if (!best->count && best == &pages->recent[(pages->recent_top - 1) % DRAM_RECENT_RUNS]) {
         pages->recent_top--;
+    }
     return true;
 }
 
@@ -255,20 +272,26 @@ static bool search_words(struct dram_tier *tier, struct search *search, uint64_t
         }
         unsigned low = dram_bits_low_ones(bits);
         if (low) {
-            if (!carry)
+            if (!carry) {
                 start = at * DRAM_WORD_BITS;
+            }
             carry += low;
-            if (carry >= search->count && accept(tier, search, (uint32_t)start))
+            if (carry >= search->count && accept(tier, search, (uint32_t)start)) {
                 return true;
+            }
         }
         if (low < DRAM_WORD_BITS) {
             /* Runs inside the word. One at its low end that begins here was just looked at. */
             uint64_t runs = 0;
-            if (search->count < DRAM_WORD_BITS)
+            if (search->count < DRAM_WORD_BITS) {
                 runs = dram_bits_runs(bits, search->count);
-            for (; runs && *budget; runs &= runs - 1, --*budget)
-                if (accept(tier, search, (uint32_t)(at * DRAM_WORD_BITS + dram_bits_lowest(runs))))
+            }
+            for (; runs && *budget; runs &= runs - 1, --*budget) {
+                if (accept(tier, search,
+                           (uint32_t)(at * DRAM_WORD_BITS + dram_bits_lowest(runs)))) {
                     return true;
+                }
+            }
             carry = dram_bits_high_ones(bits);
             start = (at + 1) * DRAM_WORD_BITS - carry;
         }
@@ -276,8 +299,9 @@ static bool search_words(struct dram_tier *tier, struct search *search, uint64_t
     }
     /* A run that is still open is looked at again from its first word. (If that is where this
      * began, the budget was a remainder; a full one is more than any such run needs.) */
-    if (carry && at < end)
+    if (carry && at < end) {
         at = start / DRAM_WORD_BITS;
+    }
     *word = at;
     return search->found != DRAM_NONE;
 }
@@ -286,15 +310,19 @@ static bool search_words(struct dram_tier *tier, struct search *search, uint64_t
 static void note_failure(struct dram_pages *pages, uint32_t count, uint64_t words)
 {
     pages->sweep_words += words;
-    if (count > pages->sweep_longest)
+    if (count > pages->sweep_longest) {
         pages->sweep_longest = count;
-    if (pages->sweep_words < pages->level_words[0])
+    }
+    if (pages->sweep_words < pages->level_words[0]) {
         return;
+    }
     uint32_t bound = pages->sweep_longest - 1;
-    if (pages->sweep_freed > bound)
+    if (pages->sweep_freed > bound) {
         bound = pages->sweep_freed;
-    if (bound < pages->longest_bound)
+    }
+    if (bound < pages->longest_bound) {
         pages->longest_bound = bound;
+    }
     pages->sweep_words = 0;
     pages->sweep_longest = 0;
     pages->sweep_freed = 0;
@@ -303,8 +331,9 @@ static void note_failure(struct dram_pages *pages, uint32_t count, uint64_t word
 static bool search_next_fit(struct dram_tier *tier, struct search *search)
 {
     struct dram_pages *pages = &tier->pages;
-    if (search->count > pages->longest_bound)
+    if (search->count > pages->longest_bound) {
         return false;
+    }
     uint64_t words = pages->level_words[0];
     uint64_t budget = SEARCH_WORDS + search->count / (DRAM_WORD_BITS / 2);
     uint64_t word = pages->run_cursor / DRAM_WORD_BITS;
@@ -314,10 +343,11 @@ static bool search_next_fit(struct dram_tier *tier, struct search *search)
         uint64_t from = word;
         found = search_words(tier, search, &word, words, &budget);
         covered += word - from;
-        if (word == words)
+        if (word == words) {
             word = 0;
-        else if (word == from)
+        } else if (word == from) {
             break;
+        }
     }
     if (!found) {
         pages->run_cursor = (uint32_t)(word * DRAM_WORD_BITS);
@@ -325,8 +355,9 @@ static bool search_next_fit(struct dram_tier *tier, struct search *search)
         return false;
     }
     pages->run_cursor = search->found + search->count;
-    if (pages->run_cursor >= pages->index_end)
+    if (pages->run_cursor >= pages->index_end) {
         pages->run_cursor = 0;
+    }
     pages->sweep_words = 0;
     pages->sweep_longest = 0;
     pages->sweep_freed = 0;
@@ -337,10 +368,11 @@ bool dram_pages_find_run(struct dram_tier *tier, uint32_t count, uint32_t tail, 
                          bool *tail_fits_out)
 {
     struct search search = {.count = count, .tail = tail, .found = DRAM_NONE};
-    if (count == 1 && !tail)
+    if (count == 1 && !tail) {
         search.found = dram_pages_find_one(tier);
-    else if (!search_recent(tier, &search) && !search_next_fit(tier, &search))
+    } else if (!search_recent(tier, &search) && !search_next_fit(tier, &search)) {
         return false;
+    }
     *page_out = search.found;
     *tail_fits_out = search.tail_fits;
     return true;
@@ -350,11 +382,13 @@ uint32_t dram_pages_find_one(struct dram_tier *tier)
 {
     struct search search = {.count = 1, .found = DRAM_NONE};
     struct dram_pages *pages = &tier->pages;
-    if (search_recent(tier, &search))
+    if (search_recent(tier, &search)) {
         return search.found;
+    }
     uint32_t page = next_free(tier, pages->cursor, pages->index_end);
-    if (page == DRAM_NONE)
+    if (page == DRAM_NONE) {
         page = next_free(tier, 0, pages->index_end);
+    }
     ASSERT(page != DRAM_NONE);
     pages->cursor = page + 1 < pages->index_end ? page + 1 : 0;
     return page;
@@ -367,8 +401,9 @@ static enum umbp_status take_into(struct dram_tier *tier, uint32_t page, uint32_
 {
     enum umbp_status status = dram_list_add(&tier->nodes, list, (uint64_t)page << tier->page_shift,
                                             count << tier->page_shift);
-    if (status == UMBP_OK)
+    if (status == UMBP_OK) {
         dram_pages_take(&tier->pages, page, count);
+    }
     return status;
 }
 
@@ -378,13 +413,15 @@ static enum umbp_status scatter_range(struct dram_tier *tier, uint32_t from, uin
 {
     while (*left) {
         uint32_t page = next_free(tier, from, end);
-        if (page == DRAM_NONE)
+        if (page == DRAM_NONE) {
             return UMBP_OK;
+        }
         uint32_t run =
             (uint32_t)dram_bits_run_right(tier->pages.levels[0], page, u64_min(*left, end - page));
         enum umbp_status status = take_into(tier, page, run, list);
-        if (status != UMBP_OK)
+        if (status != UMBP_OK) {
             return status;
+        }
         *left -= run;
         from = page + run;
         tier->pages.cursor = from < tier->pages.index_end ? from : 0;
@@ -400,8 +437,9 @@ static enum umbp_status scatter_recent(struct dram_tier *tier, uint32_t buffer, 
     struct dram_pages *pages = &tier->pages;
     for (uint32_t i = 1; i <= DRAM_RECENT_RUNS && *left; i++) {
         struct dram_run *run = &pages->recent[(pages->recent_top - i) % DRAM_RECENT_RUNS];
-        if (!run->count || (buffer != DRAM_NONE && buffer_of(pages, run->page) != buffer))
+        if (!run->count || (buffer != DRAM_NONE && buffer_of(pages, run->page) != buffer)) {
             continue;
+        }
         uint32_t free =
             (uint32_t)dram_bits_run_right(pages->levels[0], run->page, u64_min(*left, run->count));
         tier->words_read++;
@@ -410,8 +448,9 @@ static enum umbp_status scatter_recent(struct dram_tier *tier, uint32_t buffer, 
             continue;
         }
         enum umbp_status status = take_into(tier, run->page, free, list);
-        if (status != UMBP_OK)
+        if (status != UMBP_OK) {
             return status;
+        }
         *left -= free;
         run->page += free;
         run->count -= free;
@@ -423,11 +462,14 @@ static enum umbp_status scatter_recent(struct dram_tier *tier, uint32_t buffer, 
 static uint32_t buffer_with(const struct dram_pages *pages, uint32_t count)
 {
     uint32_t best = buffer_of(pages, pages->cursor);
-    if (pages->buffer_free[best] >= count)
+    if (pages->buffer_free[best] >= count) {
         return best;
-    for (uint32_t i = 0; i < pages->buffer_count; i++)
-        if (pages->buffer_free[i] > pages->buffer_free[best])
+    }
+    for (uint32_t i = 0; i < pages->buffer_count; i++) {
+        if (pages->buffer_free[i] > pages->buffer_free[best]) {
             best = i;
+        }
+    }
     return pages->buffer_free[best] >= count ? best : DRAM_NONE;
 }
 
@@ -437,16 +479,19 @@ enum umbp_status dram_pages_scatter(struct dram_tier *tier, uint32_t count, stru
     uint32_t buffer = buffer_with(pages, count);
     uint32_t begin = buffer == DRAM_NONE ? 0 : buffer * pages->stride;
     uint32_t end = pages->index_end;
-    if (buffer != DRAM_NONE)
+    if (buffer != DRAM_NONE) {
         end = (uint32_t)u64_min(end, (uint64_t)begin + pages->stride);
+    }
 
     uint32_t left = count;
     enum umbp_status status = scatter_recent(tier, buffer, &left, list);
     uint32_t from = pages->cursor >= begin && pages->cursor < end ? pages->cursor : begin;
-    if (status == UMBP_OK)
+    if (status == UMBP_OK) {
         status = scatter_range(tier, from, end, &left, list);
-    if (status == UMBP_OK)
+    }
+    if (status == UMBP_OK) {
         status = scatter_range(tier, begin, from, &left, list);
+    }
     ASSERT(status != UMBP_OK || !left);
     return status;
 }

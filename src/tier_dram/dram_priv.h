@@ -77,7 +77,7 @@ struct dram_split {
     uint32_t free;    /* granules */
     uint32_t longest; /* no run of free granules is longer than this; it may be shorter */
     uint16_t bin;     /* SPLIT_NOT, SPLIT_FULL or SPLIT_BIN + n */
-    uint16_t hint;    /* the sector where a search begins, if pages have long bitmaps */
+    uint16_t hint;    /* the word where a search begins, if bitmaps are long */
     uint32_t reserved;
     uint64_t sectors; /* bit s: sector s of the bitmap may have free granules; 0: it has none */
     uint64_t words[]; /* 1 = free */

@@ -39,8 +39,9 @@
 
 unsigned dram_split_bin(uint32_t longest)
 {
-    if (longest < 16)
+    if (longest < 16) {
         return longest;
+    }
     unsigned doubling = 31u - (unsigned)__builtin_clz(longest);
     return 16 + (doubling - 4) * 8 + ((longest >> (doubling - 3)) & 7);
 }
@@ -48,24 +49,29 @@ unsigned dram_split_bin(uint32_t longest)
 void dram_splits_init(struct dram_splits *splits)
 {
     _Static_assert(16 + (20 - 4) * 8 < DRAM_BINS, "64 MiB pages: 2^20 granules");
-    for (unsigned i = 0; i < DRAM_BINS; i++)
+    for (unsigned i = 0; i < DRAM_BINS; i++) {
         splits->bins[i] = DRAM_NONE;
+    }
 }
 
 static void bin_remove(struct dram_tier *tier, struct dram_split *slot)
 {
     struct dram_splits *splits = &tier->splits;
-    if (slot->bin < SPLIT_BIN)
+    if (slot->bin < SPLIT_BIN) {
         return;
+    }
     unsigned bin = slot->bin - SPLIT_BIN;
-    if (slot->next != DRAM_NONE)
+    if (slot->next != DRAM_NONE) {
         dram_split_of(tier, slot->next)->prev = slot->prev;
-    if (slot->prev != DRAM_NONE)
+    }
+    if (slot->prev != DRAM_NONE) {
         dram_split_of(tier, slot->prev)->next = slot->next;
-    else
+    } else {
         splits->bins[bin] = slot->next;
-    if (splits->bins[bin] == DRAM_NONE)
+    }
+    if (splits->bins[bin] == DRAM_NONE) {
         splits->bins_used[bin / DRAM_WORD_BITS] &= ~(UINT64_C(1) << (bin % DRAM_WORD_BITS));
+    }
     slot->bin = SPLIT_FULL;
 }
 
@@ -75,16 +81,19 @@ static void bin_update(struct dram_tier *tier, uint32_t page, struct dram_split 
     struct dram_splits *splits = &tier->splits;
     unsigned bin = dram_split_bin(slot->longest);
     uint16_t wanted = slot->free ? (uint16_t)(SPLIT_BIN + bin) : SPLIT_FULL;
-    if (slot->bin == wanted)
+    if (slot->bin == wanted) {
         return;
+    }
     bin_remove(tier, slot);
     slot->bin = wanted;
-    if (wanted == SPLIT_FULL)
+    if (wanted == SPLIT_FULL) {
         return;
+    }
     slot->prev = DRAM_NONE;
     slot->next = splits->bins[bin];
-    if (slot->next != DRAM_NONE)
+    if (slot->next != DRAM_NONE) {
         dram_split_of(tier, slot->next)->prev = page;
+    }
     splits->bins[bin] = page;
     splits->bins_used[bin / DRAM_WORD_BITS] |= UINT64_C(1) << (bin % DRAM_WORD_BITS);
 }
@@ -94,20 +103,24 @@ static unsigned bin_at_least(const struct dram_splits *splits, unsigned bin)
 {
     for (unsigned word = bin / DRAM_WORD_BITS; word < ARRAY_COUNT(splits->bins_used); word++) {
         uint64_t bits = splits->bins_used[word];
-        if (word == bin / DRAM_WORD_BITS)
+        if (word == bin / DRAM_WORD_BITS) {
             bits &= ~UINT64_C(0) << (bin % DRAM_WORD_BITS);
-        if (bits)
+        }
+        if (bits) {
             return word * DRAM_WORD_BITS + dram_bits_lowest(bits);
+        }
     }
     return DRAM_BINS;
 }
 
 static unsigned bin_highest(const struct dram_splits *splits)
 {
-    for (unsigned word = ARRAY_COUNT(splits->bins_used); word-- > 0;)
-        if (splits->bins_used[word])
+    for (unsigned word = ARRAY_COUNT(splits->bins_used); word-- > 0;) {
+        if (splits->bins_used[word]) {
             return word * DRAM_WORD_BITS + DRAM_WORD_BITS - 1 -
                    (unsigned)__builtin_clzll(splits->bins_used[word]);
+        }
+    }
     return DRAM_BINS;
 }
 
@@ -119,8 +132,9 @@ static uint32_t bin_pick(const struct dram_tier *tier, uint32_t count)
     uint32_t page = splits->bins[bin];
     for (unsigned i = 0; i < SEARCH_BIN_ENTRIES && page != DRAM_NONE; i++) {
         const struct dram_split *slot = dram_split_of(tier, page);
-        if (slot->longest >= count)
+        if (slot->longest >= count) {
             return page;
+        }
         page = slot->next;
     }
     bin = bin_at_least(splits, bin + 1);
@@ -161,13 +175,15 @@ void dram_split_take(struct dram_tier *tier, uint32_t page, uint32_t at, uint32_
         uint64_t *word = &slot->words[span.word];
         ASSERT((*word & span.mask) == span.mask);
         *word &= ~span.mask;
-        if (!*word && splits->sector_words == 1)
+        if (!*word && splits->sector_words == 1) {
             slot->sectors &= ~(UINT64_C(1) << span.word);
+        }
     }
     slot->free -= count;
     splits->free -= count;
-    if (slot->longest > slot->free)
+    if (slot->longest > slot->free) {
         slot->longest = slot->free;
+    }
     bin_update(tier, page, slot);
 }
 
@@ -206,11 +222,13 @@ void dram_split_give(struct dram_tier *tier, uint32_t page, uint32_t at, uint32_
                                          u64_min(MERGE_GRANULES, tier->page_granules - at - count));
     uint64_t left = dram_bits_run_left(slot->words, at, MERGE_GRANULES);
     uint32_t run = (uint32_t)(left + count + right);
-    if (left == MERGE_GRANULES || right == MERGE_GRANULES)
+    if (left == MERGE_GRANULES || right == MERGE_GRANULES) {
         run = slot->free; /* the ends were not reached: no run can be longer than this */
-    if (run > slot->longest)
+    }
+    if (run > slot->longest) {
         slot->longest = run;
-    slot->hint = (uint16_t)(at / DRAM_WORD_BITS / splits->sector_words);
+    }
+    slot->hint = (uint16_t)(at / DRAM_WORD_BITS);
     bin_update(tier, page, slot);
 }
 
@@ -231,8 +249,9 @@ static bool scan_accept(struct scan *scan)
     if (scan->aligned) {
         at = align_up(scan->start, DRAM_WORD_BITS);
         if (scan->start + scan->carry < at + scan->count) {
-            if (scan->found == DRAM_NONE)
+            if (scan->found == DRAM_NONE) {
                 scan->found = (uint32_t)scan->start;
+            }
             return false;
         }
     }
@@ -245,13 +264,16 @@ static bool scan_word(struct scan *scan, uint64_t word, uint64_t bits)
 {
     unsigned low = dram_bits_low_ones(bits);
     if (low) {
-        if (!scan->carry)
+        if (!scan->carry) {
             scan->start = word * DRAM_WORD_BITS;
+        }
         scan->carry += low;
-        if (scan->carry >= scan->count && scan_accept(scan))
+        if (scan->carry >= scan->count && scan_accept(scan)) {
             return true;
-        if (low == DRAM_WORD_BITS)
+        }
+        if (low == DRAM_WORD_BITS) {
             return false;
+        }
     }
     if (scan->count < DRAM_WORD_BITS) {
         uint64_t runs = dram_bits_runs(bits, scan->count);
@@ -265,38 +287,38 @@ static bool scan_word(struct scan *scan, uint64_t word, uint64_t bits)
     return false;
 }
 
-/* Scans the sectors from `first` on. True when the search is over: found, or out of budget. */
-static bool scan_page(struct dram_tier *tier, struct dram_split *slot, unsigned first,
+/* Scans the words from `first` on. True when the search is over: found, or out of budget. */
+static bool scan_page(struct dram_tier *tier, struct dram_split *slot, uint32_t first,
                       uint32_t *budget, struct scan *scan)
 {
     uint32_t sector_words = tier->splits.sector_words;
-    uint64_t sectors = slot->sectors & (~UINT64_C(0) << first);
-    uint64_t next_word = 0;
+    uint64_t sectors = slot->sectors & (~UINT64_C(0) << (first / sector_words));
+    uint32_t next_word = 0;
     scan->carry = 0;
     while (sectors) {
         unsigned sector = dram_bits_lowest(sectors);
         sectors &= sectors - 1;
-        if (*budget < sector_words) {
-            slot->hint = (uint16_t)sector;
-            return true;
-        }
-        *budget -= sector_words;
-        uint64_t word = (uint64_t)sector * sector_words;
-        if (word != next_word)
+        uint32_t word = sector * sector_words;
+        uint64_t any = first > word; /* a sector read in part is not known to be empty */
+        word = first > word ? first : word;
+        if (word != next_word) {
             scan->carry = 0;
-        uint64_t any = 0;
-        for (next_word = word + sector_words; word < next_word; word++) {
+        }
+        for (next_word = (sector + 1) * sector_words; word < next_word; word++) {
+            slot->hint = (uint16_t)word;
+            if (!*budget) {
+                return true;
+            }
+            --*budget;
             tier->words_read++;
             any |= slot->words[word];
             if (scan_word(scan, word, slot->words[word])) {
-                slot->hint = (uint16_t)sector;
                 return true;
             }
         }
-        if (!any)
+        if (!any) {
             slot->sectors &= ~(UINT64_C(1) << sector);
-        else
-            slot->hint = (uint16_t)sector;
+        }
     }
     return false;
 }
@@ -306,24 +328,27 @@ bool dram_split_find(struct dram_tier *tier, uint32_t count, uint32_t *page_out,
     uint32_t budget = SEARCH_WORDS;
     for (unsigned tries = 0; tries < SEARCH_PAGES; tries++) {
         uint32_t page = bin_pick(tier, count);
-        if (page == DRAM_NONE)
+        if (page == DRAM_NONE) {
             return false;
+        }
         struct dram_split *slot = dram_split_of(tier, page);
         struct scan scan = {
             .count = count, .aligned = count % DRAM_WORD_BITS == 0, .found = DRAM_NONE};
         /* With long bitmaps, go on where something was last found or freed; then all of it, since
          * a run may reach across that place. */
-        unsigned hint = tier->splits.sector_words > 1 ? slot->hint : 0;
+        uint32_t hint = tier->splits.sector_words > 1 ? slot->hint : 0;
         bool over = scan_page(tier, slot, hint, &budget, &scan);
-        if (!over && scan.found == DRAM_NONE && hint)
+        if (!over && scan.found == DRAM_NONE && hint) {
             over = scan_page(tier, slot, 0, &budget, &scan);
+        }
         if (scan.found != DRAM_NONE) {
             *page_out = page;
             *at_out = scan.found;
             return true;
         }
-        if (over)
+        if (over) {
             return false;
+        }
         ASSERT(count > 1); /* a page in a bin has a free granule */
         slot->longest = count - 1;
         bin_update(tier, page, slot);
@@ -341,8 +366,9 @@ static uint32_t first_free(struct dram_tier *tier, struct dram_split *slot)
         for (uint32_t i = 0; i < sector_words; i++) {
             uint32_t word = sector * sector_words + i;
             tier->words_read++;
-            if (slot->words[word])
+            if (slot->words[word]) {
                 return word * DRAM_WORD_BITS + dram_bits_lowest(slot->words[word]);
+            }
         }
         slot->sectors &= slot->sectors - 1;
     }
@@ -362,8 +388,9 @@ enum umbp_status dram_split_scatter(struct dram_tier *tier, uint64_t count, stru
                                                      u64_min(count, tier->page_granules - at));
         enum umbp_status status =
             dram_list_add(&tier->nodes, list, ((uint64_t)page << tier->page_shift) + at, run);
-        if (status != UMBP_OK)
+        if (status != UMBP_OK) {
             return status;
+        }
         dram_split_take(tier, page, at, run);
         count -= run;
     }
@@ -376,8 +403,9 @@ uint32_t dram_split_longest(const struct dram_tier *tier, uint32_t page)
     uint32_t longest = 0;
     for (uint32_t at = 0; at < tier->page_granules;) {
         uint32_t run = (uint32_t)dram_bits_run_right(slot->words, at, tier->page_granules - at);
-        if (run > longest)
+        if (run > longest) {
             longest = run;
+        }
         at += run + 1;
     }
     return longest;

@@ -4,8 +4,6 @@
 
 /* Blocks that a batch handles before it lets others have the lock. */
 #define BATCH_CHUNK 64u
-/* Slots begin where a cache line does not cut their header, where that is cheap. */
-#define SLOT_ALIGN 8u
 
 /* ---- creation ---- */
 
@@ -25,24 +23,29 @@ static enum umbp_status plan(const struct dram_options *options, struct geometry
         .buffer_count = options->buffer_count ? options->buffer_count : 1,
     };
     if (!is_power_of_two(geometry.page_bytes) || geometry.page_bytes < DRAM_PAGE_BYTES_MIN ||
-        geometry.page_bytes > DRAM_PAGE_BYTES_MAX)
+        geometry.page_bytes > DRAM_PAGE_BYTES_MAX) {
         return UMBP_INVALID_VALUE;
-    if (!geometry.granules || geometry.buffer_count > DRAM_BUFFERS_MAX)
+    }
+    if (!geometry.granules || geometry.buffer_count > DRAM_BUFFERS_MAX) {
         return UMBP_INVALID_VALUE;
+    }
     if ((unsigned)options->backing > DRAM_BACKING_SHARED_HUGE_PAGES ||
-        options->numa_node < DRAM_NUMA_SPREAD)
+        options->numa_node < DRAM_NUMA_SPREAD) {
         return UMBP_INVALID_VALUE;
+    }
 
     /* A tier smaller than its pages gets smaller pages, down to one a buffer. */
     uint64_t bytes = geometry.granules * DRAM_GRANULE_BYTES;
     while (geometry.page_bytes > DRAM_PAGE_BYTES_MIN &&
-           bytes / geometry.page_bytes < geometry.buffer_count)
+           bytes / geometry.page_bytes < geometry.buffer_count) {
         geometry.page_bytes /= 2;
+    }
     geometry.pages = div_round_up(bytes, geometry.page_bytes);
     geometry.partial_granules = (uint32_t)(bytes % geometry.page_bytes / DRAM_GRANULE_BYTES);
     if (geometry.pages < geometry.buffer_count ||
-        geometry.pages > DRAM_PAGES_MAX - 2 * DRAM_BUFFERS_MAX)
+        geometry.pages > DRAM_PAGES_MAX - 2 * DRAM_BUFFERS_MAX) {
         return UMBP_INVALID_VALUE;
+    }
     *geometry_out = geometry;
     return UMBP_OK;
 }
@@ -99,12 +102,14 @@ static enum umbp_status map_metadata(struct dram_tier *tier)
 
     tier->map_bytes = all * sizeof(uint64_t);
     tier->map = mem_map(tier->map_bytes);
-    if (!tier->map)
+    if (!tier->map) {
         return UMBP_NO_MEMORY;
+    }
     tier->slots_bytes = (uint64_t)splits->slot_bytes * pages->index_end;
     splits->slots = mem_map(tier->slots_bytes);
-    if (!splits->slots)
+    if (!splits->slots) {
         return UMBP_NO_MEMORY;
+    }
 
     uint64_t *next = tier->map;
     for (uint32_t level = 0; level < pages->level_count; level++) {
@@ -126,11 +131,13 @@ static void fill(struct dram_tier *tier)
 {
     for (uint32_t i = tier->buffer_count; i-- > 0;) {
         uint32_t pages = (uint32_t)(tier->buffers[i].bytes / tier->page_bytes);
-        if (pages)
+        if (pages) {
             dram_pages_give(&tier->pages, i * tier->stride, pages);
+        }
     }
-    if (tier->splits.partial_page != DRAM_NONE)
+    if (tier->splits.partial_page != DRAM_NONE) {
         dram_split_open(tier, tier->splits.partial_page, tier->splits.partial_granules);
+    }
     publish_free(tier);
 }
 
@@ -138,11 +145,13 @@ enum umbp_status dram_create(const struct dram_options *options, struct dram_tie
 {
     struct geometry geometry;
     enum umbp_status status = plan(options, &geometry);
-    if (status != UMBP_OK)
+    if (status != UMBP_OK) {
         return status;
+    }
     struct dram_tier *tier = mem_aligned(CACHE_LINE, sizeof(*tier));
-    if (!tier)
+    if (!tier) {
         return UMBP_NO_MEMORY;
+    }
     memset(tier, 0, sizeof(*tier));
     mutex_init(&tier->lock, RANK_DRAM);
     lay_out(tier, &geometry);
@@ -150,15 +159,17 @@ enum umbp_status dram_create(const struct dram_options *options, struct dram_tie
     dram_splits_init(&tier->splits);
 
     status = map_metadata(tier);
-    if (status == UMBP_OK)
+    if (status == UMBP_OK) {
         status = dram_buffers_map(options, tier->buffers, tier->buffer_count, &tier->backing);
+    }
     if (status != UMBP_OK) {
         dram_destroy(tier);
         return status;
     }
-    for (uint32_t i = 0; i < tier->buffer_count; i++)
+    for (uint32_t i = 0; i < tier->buffer_count; i++) {
         tier->origin[i] =
             (uintptr_t)tier->buffers[i].data - (uintptr_t)i * tier->stride * tier->page_bytes;
+    }
     fill(tier);
     *tier_out = tier;
     return UMBP_OK;
@@ -166,14 +177,17 @@ enum umbp_status dram_create(const struct dram_options *options, struct dram_tie
 
 void dram_destroy(struct dram_tier *tier)
 {
-    if (!tier)
+    if (!tier) {
         return;
+    }
     dram_buffers_unmap(tier->buffers, tier->buffer_count);
     dram_nodes_fini(&tier->nodes);
-    if (tier->splits.slots)
+    if (tier->splits.slots) {
         mem_unmap(tier->splits.slots, tier->slots_bytes);
-    if (tier->map)
+    }
+    if (tier->map) {
         mem_unmap(tier->map, tier->map_bytes);
+    }
     mutex_fini(&tier->lock);
     mem_free(tier);
 }
@@ -184,15 +198,14 @@ void dram_destroy(struct dram_tier *tier)
 static void give_pages(struct dram_tier *tier, uint32_t page, uint32_t end)
 {
     while (page < end) {
-        if (dram_bits_get(tier->splits.is_split, page)) {
-            dram_split_give(tier, page++, 0, tier->page_granules);
-            continue;
+        uint32_t split = (uint32_t)dram_bits_next(tier->splits.is_split, page, end);
+        if (split > page) {
+            dram_pages_give(&tier->pages, page, split - page);
         }
-        uint32_t run = page + 1;
-        while (run < end && !dram_bits_get(tier->splits.is_split, run))
-            run++;
-        dram_pages_give(&tier->pages, page, run - page);
-        page = run;
+        if (split < end) {
+            dram_split_give(tier, split, 0, tier->page_granules);
+        }
+        page = split + 1;
     }
 }
 
@@ -208,13 +221,16 @@ static void give_extent(struct dram_tier *tier, uint64_t start, uint32_t granule
         uint32_t at = (uint32_t)(start & inside);
         uint32_t count = (uint32_t)u64_min(granules, tier->page_granules - at);
         dram_split_give(tier, page++, at, count);
-        if (start + count == end)
+        if (start + count == end) {
             return;
+        }
     }
-    if (end & inside) /* before the pages, so that the run they make is seen in full */
+    if (end & inside) { /* before the pages, so that the run they make is seen in full */
         dram_split_give(tier, last, 0, (uint32_t)(end & inside));
-    if (page < last)
+    }
+    if (page < last) {
         give_pages(tier, page, last);
+    }
 }
 
 static void give_list(struct dram_tier *tier, uint32_t head, uint32_t extents)
@@ -227,10 +243,25 @@ static void give_list(struct dram_tier *tier, uint32_t head, uint32_t extents)
     dram_list_free(&tier->nodes, head);
 }
 
+/* Freeing a small value waits for two cache lines of its page's slot, which nobody has looked at
+ * for long. They are asked for before the lock is taken, and all of a batch's at once. */
+static void prefetch_slot(const struct dram_tier *tier, const struct dram_block *block)
+{
+    uint32_t at = (uint32_t)block->start & (tier->page_granules - 1);
+    if (block->extents != 1 || (!at && block->granules >= tier->page_granules)) {
+        return;
+    }
+    const struct dram_split *slot =
+        dram_split_of(tier, (uint32_t)(block->start >> tier->page_shift));
+    __builtin_prefetch(slot, 1);
+    __builtin_prefetch(&slot->words[at / DRAM_WORD_BITS], 1);
+}
+
 static void free_locked(struct dram_tier *tier, struct dram_block *block)
 {
-    if (!block->extents)
+    if (!block->extents) {
         return;
+    }
     ASSERT(tier->granules_out >= block->granules && tier->blocks);
     if (block->extents == 1) {
         give_extent(tier, block->start, block->granules);
@@ -250,8 +281,9 @@ static enum umbp_status take_pages(struct dram_tier *tier, uint32_t page, uint32
 {
     enum umbp_status status = dram_list_add(&tier->nodes, list, (uint64_t)page << tier->page_shift,
                                             count << tier->page_shift);
-    if (status == UMBP_OK)
+    if (status == UMBP_OK) {
         dram_pages_take(&tier->pages, page, count);
+    }
     return status;
 }
 
@@ -261,8 +293,9 @@ static enum umbp_status take_head(struct dram_tier *tier, uint32_t page, uint32_
 {
     enum umbp_status status =
         dram_list_add(&tier->nodes, list, (uint64_t)page << tier->page_shift, granules);
-    if (status != UMBP_OK)
+    if (status != UMBP_OK) {
         return status;
+    }
     if (!dram_bits_get(tier->splits.is_split, page)) {
         dram_pages_take(&tier->pages, page, 1);
         dram_split_open(tier, page, tier->page_granules);
@@ -281,12 +314,14 @@ static enum umbp_status place_part(struct dram_tier *tier, uint32_t granules,
     if (dram_split_find(tier, granules, &page, &at)) {
         enum umbp_status status =
             dram_list_add(&tier->nodes, list, ((uint64_t)page << tier->page_shift) + at, granules);
-        if (status == UMBP_OK)
+        if (status == UMBP_OK) {
             dram_split_take(tier, page, at, granules);
+        }
         return status;
     }
-    if (tier->pages.free)
+    if (tier->pages.free) {
         return take_head(tier, dram_pages_find_one(tier), granules, list);
+    }
     return dram_split_scatter(tier, granules, list);
 }
 
@@ -294,48 +329,56 @@ static enum umbp_status place(struct dram_tier *tier, uint32_t granules, struct 
 {
     uint32_t pages = granules >> tier->page_shift;
     uint32_t tail = granules & (tier->page_granules - 1);
-    if (!pages)
+    if (!pages) {
         return place_part(tier, tail, list);
+    }
 
     enum umbp_status status;
     if (pages > tier->pages.free) {
         status = dram_pages_scatter(tier, tier->pages.free, list);
-        if (status == UMBP_OK)
+        if (status == UMBP_OK) {
             status = dram_split_scatter(tier, granules - list->granules, list);
+        }
         return status;
     }
     uint32_t page;
     bool tail_fits;
     if (dram_pages_find_run(tier, pages, tail, &page, &tail_fits)) {
         status = take_pages(tier, page, pages, list);
-        if (status == UMBP_OK && tail_fits)
+        if (status == UMBP_OK && tail_fits) {
             return take_head(tier, page + pages, tail, list);
+        }
     } else {
         status = dram_pages_scatter(tier, pages, list);
     }
-    if (status == UMBP_OK && tail)
+    if (status == UMBP_OK && tail) {
         status = place_part(tier, tail, list);
+    }
     return status;
 }
 
 static enum umbp_status alloc_locked(struct dram_tier *tier, uint64_t bytes,
                                      struct dram_block *block_out)
 {
-    if (bytes > tier->granules_total * DRAM_GRANULE_BYTES)
+    if (bytes > tier->granules_total * DRAM_GRANULE_BYTES) {
         return UMBP_TOO_LARGE;
+    }
     uint64_t granules = dram_footprint(bytes) / DRAM_GRANULE_BYTES;
-    if (granules > UINT32_MAX)
+    if (granules > UINT32_MAX) {
         return UMBP_TOO_LARGE;
-    if (granules > tier->granules_total - tier->granules_out)
+    }
+    if (granules > tier->granules_total - tier->granules_out) {
         return UMBP_NO_SPACE;
+    }
 
     struct dram_list list = {0};
     enum umbp_status status = place(tier, (uint32_t)granules, &list);
     if (status != UMBP_OK) {
-        if (list.extents == 1)
+        if (list.extents == 1) {
             give_extent(tier, list.only.start, list.only.granules);
-        else if (list.extents > 1)
+        } else if (list.extents > 1) {
             give_list(tier, list.head, list.extents);
+        }
         return status;
     }
     ASSERT(list.granules == granules);
@@ -367,8 +410,9 @@ enum umbp_status dram_alloc_batch(struct dram_tier *tier, const uint64_t *bytes,
         mutex_lock(&tier->lock);
         while (done < end) {
             status = alloc_locked(tier, bytes[done], &blocks_out[done]);
-            if (status != UMBP_OK)
+            if (status != UMBP_OK) {
                 break;
+            }
             done++;
         }
         publish_free(tier);
@@ -380,7 +424,9 @@ enum umbp_status dram_alloc_batch(struct dram_tier *tier, const uint64_t *bytes,
 
 void dram_free(struct dram_tier *tier, struct dram_block *block)
 {
-    dram_free_batch(tier, block, 1);
+    if (block->extents) {
+        dram_free_batch(tier, block, 1);
+    }
 }
 
 void dram_free_batch(struct dram_tier *tier, struct dram_block *blocks, size_t count)
@@ -388,9 +434,13 @@ void dram_free_batch(struct dram_tier *tier, struct dram_block *blocks, size_t c
     size_t done = 0;
     while (done < count) {
         size_t end = size_min(count, done + BATCH_CHUNK);
+        for (size_t i = done; i < end; i++) {
+            prefetch_slot(tier, &blocks[i]);
+        }
         mutex_lock(&tier->lock);
-        while (done < end)
+        while (done < end) {
             free_locked(tier, &blocks[done++]);
+        }
         publish_free(tier);
         mutex_unlock(&tier->lock);
     }
@@ -439,8 +489,9 @@ uint32_t dram_buffer_count(const struct dram_tier *tier) { return tier->buffer_c
 enum umbp_status dram_buffer_get(const struct dram_tier *tier, uint32_t index,
                                  struct dram_buffer_info *info_out)
 {
-    if (index >= tier->buffer_count)
+    if (index >= tier->buffer_count) {
         return UMBP_INVALID_VALUE;
+    }
     const struct dram_buffer *buffer = &tier->buffers[index];
     *info_out = (struct dram_buffer_info){
         .data = buffer->data,

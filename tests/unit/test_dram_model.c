@@ -70,9 +70,10 @@ static unsigned mark(struct model *model, const struct value *value, uint8_t to)
         assert_true(piece.bytes <= footprint - offset);
         for (uint64_t i = 0; i < piece.bytes / DRAM_GRANULE_BYTES; i++) {
             uint8_t *owned = &model->owned[at / DRAM_GRANULE_BYTES + i];
-            if (*owned == to)
+            if (*owned == to) {
                 fail_msg("granule %llu is in two blocks",
                          (unsigned long long)(at / DRAM_GRANULE_BYTES + i));
+            }
             *owned = to;
         }
         offset += piece.bytes;
@@ -162,8 +163,9 @@ static void model_init(struct model *model, const struct shape *shape, uint64_t 
 
 static void model_fini(struct model *model)
 {
-    while (model->count)
+    while (model->count) {
         drop_value(model, model->count - 1);
+    }
     assert_int_equal(dram_bytes_free(model->tier), model->total);
     assert_true(dram_check(model->tier));
     dram_destroy(model->tier);
@@ -181,8 +183,9 @@ static void check_counts(const struct model *model)
     assert_int_equal(stats.bytes_free, dram_bytes_free(model->tier));
     assert_int_equal(stats.blocks, model->count);
     uint64_t scattered = 0;
-    for (size_t i = 0; i < model->count; i++)
+    for (size_t i = 0; i < model->count; i++) {
         scattered += model->values[i].block.extents > 1;
+    }
     assert_int_equal(stats.blocks_scattered, scattered);
     assert_true(stats.pages_free + stats.pages_split <= stats.pages_total);
     assert_true(dram_check(model->tier));
@@ -203,17 +206,20 @@ static void run_model(const struct shape *shape, uint64_t stream, unsigned opera
             filling = false;
             full++;
             add_value(&model, left); /* to the last granule, out of what is left anywhere */
-            if (left)
+            if (left) {
                 assert_int_equal(dram_bytes_free(model.tier), 0);
+            }
         } else if (!filling && left > model.total / 4) {
             filling = true;
         }
-        if (model.count && test_rng_below(&model.rng, 8) < (filling ? 2 : 6))
+        if (model.count && test_rng_below(&model.rng, 8) < (filling ? 2 : 6)) {
             drop_value(&model, test_rng_below(&model.rng, model.count));
-        else
+        } else {
             add_value(&model, random_size(&model, max_bytes));
-        if (i % (operations / 64 + 1) == 0)
+        }
+        if (i % (operations / 64 + 1) == 0) {
             check_counts(&model);
+        }
     }
     check_counts(&model);
     assert_true(full > 0);
@@ -235,16 +241,18 @@ static void dram_agrees_with_a_map_of_granules_over_random_operations(void **sta
         {1 * MIB, 65536, 1},
     };
     unsigned operations = (test_is_slow() ? 8000 : 100000) / ARRAY_COUNT(shapes);
-    for (unsigned i = 0; i < ARRAY_COUNT(shapes); i++)
+    for (unsigned i = 0; i < ARRAY_COUNT(shapes); i++) {
         run_model(&shapes[i], i, operations);
+    }
 }
 
 static void dram_agrees_with_a_map_of_granules_when_it_is_tiny(void **state)
 {
     (void)state;
     static const uint64_t sizes[] = {64, 100, 1000, 4096, 4160, 5000, 100000, 131072};
-    for (unsigned i = 0; i < ARRAY_COUNT(sizes); i++)
+    for (unsigned i = 0; i < ARRAY_COUNT(sizes); i++) {
         run_model(&(struct shape){.bytes = sizes[i]}, 100 + i, 2000);
+    }
 }
 
 /* ---- threads ---- */
@@ -284,8 +292,9 @@ static void *work(void *context)
         }
         worker->wrong += dram_bytes_free(worker->tier) > dram_bytes_total(worker->tier);
     }
-    for (unsigned i = 0; i < HELD; i++)
+    for (unsigned i = 0; i < HELD; i++) {
         dram_free(worker->tier, &held[i].block);
+    }
     free(data);
     return NULL;
 }
