@@ -30,5 +30,5 @@ lint: all
 	scripts/check-layers
 	scripts/check-spdx
 	scripts/check-exports $(BUILD)/libumbp.so
-	scripts/check-names $(BUILD)/libumbp.a
+	scripts/check-calls
 	clang-format --dry-run -Werror $$(find src include tests -name '*.[ch]')

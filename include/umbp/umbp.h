@@ -174,16 +174,15 @@ struct umbp_key {
  * UMBP_TOO_LARGE (larger than the tier: nothing is evicted), UMBP_NO_SPACE (everything is pinned),
  * UMBP_READ_ONLY (follower), UMBP_NO_MEMORY, UMBP_CLOSED, UMBP_TIMEOUT.
  */
-UMBP_EXPORT UMBP_MUST_USE enum umbp_status umbp_put(struct umbp_client *client,
-                                                    struct umbp_key key, const void *data,
-                                                    uint64_t bytes, uint32_t depth);
+UMBP_EXPORT UMBP_MUST_USE enum umbp_status umbp_put(struct umbp_client *client, struct umbp_key key,
+                                                    const void *data, uint64_t bytes,
+                                                    uint32_t depth);
 
 /* Read the whole value into `data_out`; `bytes` must be the stored size. UMBP_NOT_FOUND,
  * UMBP_SIZE_MISMATCH, UMBP_CORRUPT (its copy failed its checksum and is dropped: a miss),
  * UMBP_IO, UMBP_TIMEOUT. */
-UMBP_EXPORT UMBP_MUST_USE enum umbp_status umbp_get(struct umbp_client *client,
-                                                    struct umbp_key key, void *data_out,
-                                                    uint64_t bytes);
+UMBP_EXPORT UMBP_MUST_USE enum umbp_status umbp_get(struct umbp_client *client, struct umbp_key key,
+                                                    void *data_out, uint64_t bytes);
 
 /* UMBP_OK or UMBP_NOT_FOUND; no side effect on the order of eviction. */
 UMBP_EXPORT UMBP_MUST_USE enum umbp_status umbp_exists(struct umbp_client *client,
@@ -311,9 +310,8 @@ umbp_list(struct umbp_client *client, bool (*visit)(void *context, const struct 
           void *context);
 
 /* What is known of one key; UMBP_NOT_FOUND. `info_out->key` is the caller's own key. */
-UMBP_EXPORT UMBP_MUST_USE enum umbp_status umbp_stat(struct umbp_client *client,
-                                                     struct umbp_key key,
-                                                     struct umbp_entry_info *info_out);
+UMBP_EXPORT UMBP_MUST_USE enum umbp_status
+umbp_stat(struct umbp_client *client, struct umbp_key key, struct umbp_entry_info *info_out);
 
 /* One statistic. The name is static: "dram.bytes_used", "hits.dram", "copy.drops.queue_full". */
 struct umbp_stat_value {

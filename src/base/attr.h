@@ -26,7 +26,10 @@ static inline uint64_t u64_max(uint64_t a, uint64_t b) { return a > b ? a : b; }
 static inline size_t size_min(size_t a, size_t b) { return a < b ? a : b; }
 static inline size_t size_max(size_t a, size_t b) { return a > b ? a : b; }
 /* `to` is a power of two. */
-static inline uint64_t align_up(uint64_t value, uint64_t to) { return (value + to - 1) & ~(to - 1); }
+static inline uint64_t align_up(uint64_t value, uint64_t to)
+{
+    return (value + to - 1) & ~(to - 1);
+}
 static inline uint64_t align_down(uint64_t value, uint64_t to) { return value & ~(to - 1); }
 static inline bool is_power_of_two(uint64_t value) { return value && !(value & (value - 1)); }
 static inline uint64_t div_round_up(uint64_t value, uint64_t by) { return (value + by - 1) / by; }

@@ -59,7 +59,7 @@ int main(int argc, char **argv)
 {
     unsigned count = 0;
     int rc = 0;
-    uint8_t *buffer = malloc(INPUT_BYTES_MAX);
+    uint8_t *buffer = calloc(1, INPUT_BYTES_MAX);
     if (buffer == NULL) {
         return 1;
     }
