@@ -213,7 +213,11 @@ void umbp_client_destroy(struct umbp_client *client)
     if (is_forked(client)) {
         return; /* threads and locks are the parent's: the child's copy is let be */
     }
-    (void)!umbp_client_close(client, 0); /* what is left behind is left in any case */
+    (void)!umbp_client_close(client, 0);
+    if (calls_in_flight(client) > 0) {
+        log_error("client_left_behind", "destroyed with calls in flight; its memory is not freed");
+        return;
+    }
     client->ops->destroy(client->self);
     mem_free(client->memory);
     condition_fini(&client->closed_or_left);

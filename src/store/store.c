@@ -13,6 +13,7 @@
 
 #define UPKEEP_IDLE_MS 1000u
 #define COPY_THREADS_MAX 8u
+#define JOIN_GRACE_MS 200u
 
 void store_options_default(struct store_options *options)
 {
@@ -153,16 +154,16 @@ static void *upkeep_main(void *context)
     }
 }
 
-static void upkeep_stop(struct store *store)
+static bool upkeep_stop(struct store *store, uint64_t deadline_ns)
 {
     if (store->upkeep_started) {
         mutex_lock(&store->lock);
         store->upkeep_stopping = true;
         condition_signal(&store->upkeep_work);
         mutex_unlock(&store->lock);
-        pthread_join(store->upkeep_thread, NULL);
-        store->upkeep_started = false;
+        store->upkeep_started = !thread_join_until(store->upkeep_thread, deadline_ns);
     }
+    return !store->upkeep_started;
 }
 
 /* -------------------------------------------------------------------------------- make --- */
@@ -356,8 +357,12 @@ enum umbp_status store_close(struct store *store, uint64_t deadline_ns)
     if (store->ssd && store->queue.tickets) {
         status = store_flush(store, deadline_ns);
     }
-    upkeep_stop(store);
-    copy_stop(store);
+    /* A little beyond the deadline, for threads that only have to notice. */
+    uint64_t join_ns = u64_max(deadline_ns, clock_deadline_ns(clock_monotonic(), JOIN_GRACE_MS));
+    store->abandoned = !upkeep_stop(store, join_ns) || !copy_stop(store, join_ns);
+    if (store->abandoned) {
+        return UMBP_TIMEOUT;
+    }
     if (store->ssd) {
         enum umbp_status closing = ssd_close(store->ssd, deadline_ns);
         store->ssd = NULL;
@@ -372,6 +377,10 @@ void store_destroy(struct store *store)
         return;
     }
     (void)store_close(store, clock_deadline_ns(store->clock, store->options.close_timeout_ms));
+    if (store->abandoned) {
+        log_error("store_left_behind", "a thread hangs in the disk; its memory is not freed");
+        return;
+    }
     recover_finish(store);
     copier_destroy(store->upkeep_copier);
     if (store->owns_disk) {

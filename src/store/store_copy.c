@@ -516,18 +516,21 @@ enum umbp_status copy_start(struct store *store)
     return status;
 }
 
-void copy_stop(struct store *store)
+bool copy_stop(struct store *store, uint64_t deadline_ns)
 {
     struct copy_queue *queue = &store->queue;
     mutex_lock(&queue->lock);
     queue->stopping = true;
     condition_broadcast(&queue->work);
     mutex_unlock(&queue->lock);
-    for (uint32_t i = 0; i < store->copiers_started; i++) {
-        pthread_join(store->copiers[i]->thread, NULL);
-        copier_destroy(store->copiers[i]);
+    while (store->copiers_started) {
+        struct copier *last = store->copiers[store->copiers_started - 1];
+        if (!thread_join_until(last->thread, deadline_ns)) {
+            return false;
+        }
+        copier_destroy(last);
+        store->copiers_started--;
     }
-    store->copiers_started = 0;
     mem_free(store->copiers);
     store->copiers = NULL;
     reclaim_destroy(store);
@@ -535,6 +538,7 @@ void copy_stop(struct store *store)
     queue->tickets = NULL;
     queue->capacity = 0;
     queue->count = 0;
+    return true;
 }
 
 /* ------------------------------------------------------------------------------- demote -- */

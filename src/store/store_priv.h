@@ -273,6 +273,7 @@ struct store {
     struct condition upkeep_work;
     bool upkeep_stopping;
     bool closed;
+    bool abandoned; /* a thread of ours hangs in the disk: nothing can be freed */
     _Atomic bool upkeep_asked;
     _Atomic bool refreshing; /* one follower refresh at a time */
     _Atomic uint64_t refreshed_ns;
@@ -414,7 +415,8 @@ void copy_list_run(struct copy_list *list);
 
 /* Copier side. */
 MUST_USE enum umbp_status copy_start(struct store *store);
-void copy_stop(struct store *store);
+/* False when a copier hangs in the disk past the deadline: what it uses must then stay. */
+MUST_USE bool copy_stop(struct store *store, uint64_t deadline_ns);
 void copy_ask(struct store *store, const struct copy_ticket *tickets, size_t count);
 void copy_wake(struct store *store, bool tombs, bool reclaim);
 void upkeep_ask(struct store *store);

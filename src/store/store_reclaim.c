@@ -244,7 +244,9 @@ static enum umbp_status reclaim_segment(struct mover *mover, uint32_t segment)
 
     mover->segment = segment;
     mover->has_older = ssd_has_older(store->ssd, segment);
-    mover->budget = u64_min(store->options.ssd.segment_bytes / 2, MOVE_BYTES);
+    /* Half a segment of the usual size, so that each round frees the other half. */
+    mover->budget = u64_min(
+        u64_min(store->options.ssd.segment_bytes, store->options.ssd.bytes / 8) / 2, MOVE_BYTES);
     mover->status = UMBP_OK;
     enum umbp_status status =
         ssd_segment_records(store->ssd, segment, &visitor, mover->deadline_ns);
