@@ -6,10 +6,8 @@
 #include <signal.h>
 #include <string.h>
 #include <sys/resource.h>
-#include <time.h>
 #include <unistd.h>
 
-#include "base/clock.h"
 #include "base/mem.h"
 
 #define NAME_BYTES_MAX 15
@@ -90,13 +88,4 @@ unsigned thread_cpu_count(void)
         }
     }
     return 1;
-}
-
-bool thread_join_until(pthread_t thread, uint64_t deadline_ns)
-{
-    struct timespec until = {
-        .tv_sec = (time_t)(deadline_ns / NS_PER_S),
-        .tv_nsec = (long)(deadline_ns % NS_PER_S),
-    };
-    return pthread_clockjoin_np(thread, NULL, CLOCK_MONOTONIC, &until) == 0;
 }

@@ -5,7 +5,6 @@
 
 #include <pthread.h>
 #include <stdbool.h>
-#include <stdint.h>
 
 #include "base/attr.h"
 #include <umbp/status.h>
@@ -13,9 +12,6 @@
 /* `name` is at most 15 bytes. `background` lowers the thread's CPU priority, where allowed. */
 MUST_USE enum umbp_status thread_create(pthread_t *thread_out, const char *name, bool background,
                                         void *(*run)(void *), void *context);
-/* Join. False when the thread still runs at `deadline_ns` (of CLOCK_MONOTONIC); it can be tried
- * again. */
-MUST_USE bool thread_join_until(pthread_t thread, uint64_t deadline_ns);
 /* Processors this process may run on, at least 1. */
 unsigned thread_cpu_count(void);
 /* A hint to the core that this is a spin loop. */

@@ -142,6 +142,10 @@ static void *upkeep_main(void *context)
             in_time = condition_wait(&store->upkeep_work, &store->lock, deadline_ns);
         }
         bool stop = store->upkeep_stopping;
+        if (stop) {
+            store->upkeep_exited = true;
+            condition_signal(&store->upkeep_done);
+        }
         mutex_unlock(&store->lock);
         if (stop) {
             return NULL;
@@ -160,8 +164,15 @@ static bool upkeep_stop(struct store *store, uint64_t deadline_ns)
         mutex_lock(&store->lock);
         store->upkeep_stopping = true;
         condition_signal(&store->upkeep_work);
+        while (!store->upkeep_exited &&
+               condition_wait(&store->upkeep_done, &store->lock, deadline_ns)) {
+        }
+        bool exited = store->upkeep_exited;
         mutex_unlock(&store->lock);
-        store->upkeep_started = !thread_join_until(store->upkeep_thread, deadline_ns);
+        if (exited) {
+            pthread_join(store->upkeep_thread, NULL);
+            store->upkeep_started = false;
+        }
     }
     return !store->upkeep_started;
 }
@@ -172,6 +183,7 @@ static void init_locks(struct store *store)
 {
     mutex_init(&store->lock, RANK_STORE);
     condition_init(&store->upkeep_work);
+    condition_init(&store->upkeep_done);
     mutex_init(&store->queue.lock, RANK_STORE_QUEUE);
     condition_init(&store->queue.work);
     condition_init(&store->queue.done);
@@ -396,6 +408,7 @@ void store_destroy(struct store *store)
     condition_fini(&store->queue.done);
     condition_fini(&store->queue.work);
     mutex_fini(&store->queue.lock);
+    condition_fini(&store->upkeep_done);
     condition_fini(&store->upkeep_work);
     mutex_fini(&store->lock);
     mem_free(store);

@@ -27,6 +27,7 @@
 struct copier {
     struct store *store;
     pthread_t thread;
+    bool exited; /* under the queue's lock */
     struct ssd_append appends[COPY_BATCH_MAX];
     struct entry *entries[COPY_BATCH_MAX];
     struct copy_ticket tickets[COPY_BATCH_MAX];
@@ -484,6 +485,10 @@ static void *copier_main(void *context)
             (void)!reclaim_run(store, false, store_deadline(store));
         }
     }
+    mutex_lock(&store->queue.lock);
+    copier->exited = true;
+    condition_broadcast(&store->queue.done);
+    mutex_unlock(&store->queue.lock);
     return NULL;
 }
 
@@ -525,9 +530,15 @@ bool copy_stop(struct store *store, uint64_t deadline_ns)
     mutex_unlock(&queue->lock);
     while (store->copiers_started) {
         struct copier *last = store->copiers[store->copiers_started - 1];
-        if (!thread_join_until(last->thread, deadline_ns)) {
+        mutex_lock(&queue->lock);
+        while (!last->exited && condition_wait(&queue->done, &queue->lock, deadline_ns)) {
+        }
+        bool exited = last->exited;
+        mutex_unlock(&queue->lock);
+        if (!exited) {
             return false;
         }
+        pthread_join(last->thread, NULL);
         copier_destroy(last);
         store->copiers_started--;
     }

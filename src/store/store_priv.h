@@ -272,6 +272,8 @@ struct store {
     struct mutex lock; /* RANK_STORE: closed, upkeep's flags */
     struct condition upkeep_work;
     bool upkeep_stopping;
+    bool upkeep_exited;
+    struct condition upkeep_done;
     bool closed;
     bool abandoned; /* a thread of ours hangs in the disk: nothing can be freed */
     _Atomic bool upkeep_asked;
