@@ -187,6 +187,7 @@ const struct config_option config_options[CONFIG_OPTION_COUNT] = {
             .type = CONFIG_TYPE_TEXT,
             .default_value = "",
             .environment = {{"UMBP_SSD_DIR", NULL}},
+            .flag = "ssd-dir",
             .help = "Directory of the SSD tier; created if its parent exists. One owner at a time.",
         },
     [CONFIG_SSD_BYTES] =

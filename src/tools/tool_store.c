@@ -1,0 +1,125 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * What the commands on an SSD directory share. Those that only look open it as a follower, which
+ * takes no lock and writes nothing, so they work beside the engine that owns it. put and rm open it
+ * as its owner. Neither ever gives up a stored value for want of space in a capacity that the
+ * command line did not mention: the capacity is raised to what is there.
+ */
+#include "tools/tools.h"
+
+#include <dirent.h>
+#include <errno.h>
+#include <fcntl.h>
+#include <inttypes.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+#define DRAM_BYTES_LEAST (64 * MIB)
+
+const char *const tool_store_shown[] = {"ssd.dir", NULL};
+
+const struct tool_setting tool_store_reader[] = {
+    {"role", "follower"},
+    {"ssd.enabled", "true"},
+    {"dram.prefault", "false"},
+    {"promote.on_read", "false"},
+    {"copy.mode", "on_commit"},
+    {"copy.threads", "1"},
+    {NULL, NULL},
+};
+
+const struct tool_setting tool_store_writer[] = {
+    {"role", "standalone"},       {"ssd.enabled", "true"},      {"dram.prefault", "false"},
+    {"dram.high_watermark", "1"}, {"dram.low_watermark", "1"},  {"ssd.high_watermark", "1"},
+    {"ssd.low_watermark", "1"},   {"promote.on_read", "false"}, {"copy.mode", "on_commit"},
+    {"copy.workers", "1"},        {"copy.threads", "1"},        {NULL, NULL},
+};
+
+/* What the files of the directory take; 0 where it can't be read (opening it will say why). */
+static uint64_t directory_bytes(const char *path)
+{
+    uint64_t sum = 0;
+    DIR *directory = opendir(path);
+    if (directory == NULL) {
+        return 0;
+    }
+    for (struct dirent *entry; (entry = readdir(directory)) != NULL;) {
+        struct stat info;
+        if (fstatat(dirfd(directory), entry->d_name, &info, AT_SYMLINK_NOFOLLOW) == 0 &&
+            S_ISREG(info.st_mode)) {
+            sum += (uint64_t)info.st_size;
+        }
+    }
+    closedir(directory);
+    return sum;
+}
+
+static void set_bytes(const struct tool_args *args, const char *option, uint64_t bytes)
+{
+    char text[32];
+    snprintf(text, sizeof text, "%" PRIu64, bytes);
+    tool_config_set(args, option, text);
+}
+
+static uint64_t get_bytes(const struct tool_args *args, const char *option)
+{
+    char text[32];
+    uint64_t bytes = 0;
+    enum umbp_status status = umbp_config_get(args->config, option, text, sizeof text);
+    bool is_size = status == UMBP_OK && units_parse_bytes(text, &bytes);
+    ASSERT(is_size);
+    return bytes;
+}
+
+static void fit_capacities(const struct tool_args *args, const char *directory,
+                           uint64_t value_bytes)
+{
+    if (!tool_config_is_flagged(args, "dram.bytes")) {
+        set_bytes(args, "dram.bytes",
+                  u64_max(DRAM_BYTES_LEAST, value_bytes + value_bytes / 8 + MIB));
+    }
+    if (!tool_config_is_flagged(args, "ssd.bytes")) {
+        uint64_t there = directory_bytes(directory);
+        set_bytes(args, "ssd.bytes",
+                  u64_max(get_bytes(args, "ssd.bytes"), there + there / 4 + value_bytes * 2 + GIB));
+    }
+}
+
+enum tool_exit tool_store_open(const struct tool_args *args, uint64_t value_bytes,
+                               struct umbp_client **client_out)
+{
+    char directory[CONFIG_TEXT_BYTES_MAX + 1];
+    char why[CONFIG_ERROR_BYTES] = "";
+    *client_out = NULL;
+
+    enum umbp_status status = umbp_config_get(args->config, "ssd.dir", directory, sizeof directory);
+    if (status != UMBP_OK || directory[0] == '\0') {
+        return tool_fail(args->tool, TOOL_USAGE,
+                         "which directory? Name the one of the SSD tier: --ssd-dir DIR");
+    }
+    fit_capacities(args, directory, value_bytes);
+    if (umbp_config_validate(args->config) != UMBP_OK) {
+        return tool_fail(args->tool, TOOL_USAGE, "%s", umbp_config_error(args->config));
+    }
+    status = umbp_client_create(args->config, client_out, why, sizeof why);
+    if (status != UMBP_OK) {
+        *client_out = NULL;
+        return tool_fail(args->tool, status == UMBP_INVALID_VALUE ? TOOL_USAGE : TOOL_FAILED,
+                         "%s: %s", directory, why[0] != '\0' ? why : umbp_status_text(status));
+    }
+    return TOOL_OK;
+}
+
+enum tool_exit tool_store_close(const struct tool_args *args, struct umbp_client *client,
+                                enum tool_exit code)
+{
+    if (client == NULL) {
+        return code;
+    }
+    enum umbp_status status = umbp_client_close(client, 0);
+    if (status != UMBP_OK && code != TOOL_FAILED) {
+        code = tool_fail(args->tool, TOOL_FAILED, "closing: %s", umbp_status_text(status));
+    }
+    umbp_client_destroy(client);
+    return code;
+}
