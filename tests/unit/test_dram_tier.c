@@ -296,18 +296,23 @@ static void dram_alloc_finds_a_run_that_it_no_longer_remembers(void **state)
     end(tier, blocks, count);
 }
 
-/* Buffers 0 and 1 of 64 pages each; every second page of the first `free0` and `free1` is freed. */
+/* Two buffers of 64 pages each, in use but for `free0` and `free1` pages, none beside another. The
+ * runs freed last, which are remembered, lie in both. */
 static size_t make_holes(struct dram_tier *tier, struct dram_block **blocks_out, unsigned free0,
                          unsigned free1)
 {
     size_t count = fill_with(tier, PAGE, blocks_out);
     unsigned left[2] = {free0, free1};
-    unsigned seen[2] = {0, 0};
+    assert_int_equal(count, 128);
     for (size_t i = 0; i < count; i++) {
-        int buffer = buffer_of(tier, &(*blocks_out)[i]);
-        if (seen[buffer]++ % 2 && left[buffer]) {
+        struct dram_block *block = &(*blocks_out)[i * 37 % count];
+        struct dram_buffer_info info;
+        int buffer = buffer_of(tier, block);
+        assert_ok(dram_buffer_get(tier, (uint32_t)buffer, &info));
+        bool odd = (uint64_t)(data_of(tier, block) - (char *)info.data) / PAGE % 2;
+        if (odd && left[buffer]) {
             left[buffer]--;
-            dram_free(tier, &(*blocks_out)[i]);
+            dram_free(tier, block);
         }
     }
     return count;
@@ -316,7 +321,7 @@ static size_t make_holes(struct dram_tier *tier, struct dram_block **blocks_out,
 static void dram_alloc_scatters_in_one_buffer_before_it_uses_several(void **state)
 {
     (void)state;
-    static const unsigned holes[][2] = {{5, 20}, {20, 5}, {16, 31}};
+    static const unsigned holes[][2] = {{15, 20}, {20, 15}, {16, 31}, {3, 16}};
     for (size_t i = 0; i < ARRAY_COUNT(holes); i++) {
         struct dram_tier *tier = make(8 * MIB, 0, 2);
         struct dram_block *blocks;
@@ -382,7 +387,46 @@ static void dram_small_values_share_pages_before_another_is_split(void **state)
     dram_free(tier, &blocks[7]);
     blocks[7] = get(tier, 512);
     assert_ptr_equal(data_of(tier, &blocks[7]), hole);
+    /* Likewise when the hole is somewhat larger than what is asked for. */
+    dram_free_batch(tier, &blocks[7], 2);
+    blocks[7] = get(tier, 640);
+    assert_ptr_equal(data_of(tier, &blocks[7]), hole);
     end(tier, blocks, 200);
+}
+
+static void dram_scattered_values_take_the_longest_runs_first(void **state)
+{
+    (void)state;
+    struct dram_tier *tier = make(2 * PAGE, 0, 1);
+    struct dram_block *blocks;
+    size_t count = fill_with(tier, 512, &blocks);
+    for (size_t i = 0; i < 32; i += 2) { /* 16 runs of 512 bytes */
+        dram_free(tier, &blocks[i]);
+    }
+    dram_free_batch(tier, &blocks[140], 16); /* one of 8 KiB */
+    struct dram_block value = get(tier, 9000);
+    assert_int_equal(value.extents, 3);
+    dram_free(tier, &value);
+    end(tier, blocks, count);
+}
+
+/* The page that fits best by its bound has no such run any more: the next one is tried. */
+static void dram_small_values_find_a_run_behind_a_page_that_only_seems_to_have_one(void **state)
+{
+    (void)state;
+    struct dram_tier *tier = make(2 * PAGE, 0, 1);
+    struct dram_block *blocks;
+    size_t count = fill_with(tier, 512, &blocks);
+    assert_int_equal(count, 256);
+    dram_free_batch(tier, &blocks[1], 3);
+    dram_free(tier, &blocks[10]);
+    blocks[1] = get(tier, 1024); /* leaves two runs of 512 in the first page */
+    dram_free(tier, &blocks[150]);
+    dram_free_batch(tier, &blocks[200], 3);
+    blocks[2] = get(tier, 1024);
+    assert_int_equal(blocks[1].extents, 1);
+    assert_int_equal(blocks[2].extents, 1);
+    end(tier, blocks, count);
 }
 
 static void dram_values_of_4_kib_begin_at_multiples_of_4_kib_among_small_ones(void **state)
@@ -494,8 +538,23 @@ static void free_scattered_twice(struct dram_tier *tier)
     struct dram_block block = get(tier, PAGE);
     struct dram_block copy = block;
     dram_free(tier, &block);
-    block = get(tier, PAGE); /* the same list again, of another generation */
     dram_free(tier, &copy);
+}
+
+static void read_through_a_freed_block(struct dram_tier *tier)
+{
+    struct dram_block *blocks;
+    size_t count = fill_with(tier, 4096, &blocks);
+    for (size_t i = 0; i < count; i += 2) {
+        dram_free(tier, &blocks[i]);
+    }
+    struct dram_block all = get(tier, dram_bytes_free(tier) - 8192);
+    struct dram_block block = get(tier, 8192);
+    struct dram_block copy = block;
+    (void)all;
+    dram_free(tier, &block);
+    block = get(tier, 8192); /* the same list in the same place, of another generation */
+    (void)dram_piece_at(tier, &copy, 0, NULL);
 }
 
 static void read_past_the_end(struct dram_tier *tier)
@@ -511,6 +570,7 @@ static void dram_wrong_frees_and_reads_are_caught(void **state)
     assert_stops(free_pages_twice, tier);
     assert_stops(free_granules_twice, tier);
     assert_stops(free_scattered_twice, tier);
+    assert_stops(read_through_a_freed_block, tier);
     assert_stops(read_past_the_end, tier);
     dram_destroy(tier);
 }
@@ -656,6 +716,75 @@ static void dram_alloc_reads_a_bounded_number_of_words_in_a_full_tier_of_any_siz
     check_cost(test_is_slow() ? 1024 * 1024 : 16 * 1024 * 1024);
 }
 
+static void dram_small_values_in_full_pages_are_found_in_a_word_or_two(void **state)
+{
+    (void)state;
+    static const uint32_t pages[] = {4096, 65536, 2 * 1024 * 1024};
+    for (size_t p = 0; p < ARRAY_COUNT(pages); p++) {
+        struct dram_tier *tier = make(8 * MIB, pages[p], 1);
+        struct dram_block *blocks;
+        size_t count = fill_with(tier, 512, &blocks);
+        struct test_rng rng;
+        test_rng_init(&rng, 28);
+        uint64_t words = dram_words_read(tier);
+        for (unsigned i = 0; i < 1000; i++) {
+            struct dram_block *block = &blocks[test_rng_below(&rng, count)];
+            dram_free(tier, block);
+            *block = get(tier, 512);
+        }
+        assert_true(dram_words_read(tier) - words <= 2000);
+        end(tier, blocks, count);
+    }
+}
+
+/* Searches for runs in vain go around the bitmap once, in several steps, and then stop. A run that
+ * a free made meanwhile, in the part that was searched already, must not be lost. */
+static void dram_alloc_finds_a_run_that_was_freed_behind_the_search(void **state)
+{
+    (void)state;
+    struct dram_tier *tier = make(256 * MIB, 4096, 1);
+    struct dram_block *blocks;
+    size_t count = fill_with(tier, 4096, &blocks);
+    for (size_t i = 0; i < count; i += 3) {
+        dram_free(tier, &blocks[i]);
+    }
+    bool found = false;
+    for (unsigned i = 0; i < 40 && !found; i++) {
+        struct dram_block value = get(tier, 64 * KIB);
+        found = value.extents == 1;
+        dram_free(tier, &value);
+        if (i == 2) {
+            dram_free_batch(tier, &blocks[19200], 17);
+            for (size_t j = 0; j < 20; j++) { /* so that it is not remembered */
+                dram_free(tier, &blocks[30001 + 3 * j]);
+            }
+        }
+    }
+    assert_true(found);
+    end(tier, blocks, count);
+}
+
+static void dram_alloc_finds_a_run_across_the_place_where_a_search_stopped(void **state)
+{
+    (void)state;
+    struct dram_tier *tier = make(256 * MIB, 4096, 1);
+    struct dram_block *blocks;
+    size_t count = fill_with(tier, 4096, &blocks);
+    /* 128 words, or 8,192 pages, are one step. The only run lies half in the next one. */
+    dram_free_batch(tier, &blocks[8190], 4);
+    for (size_t i = 1; i < count; i += 3) {
+        dram_free(tier, &blocks[i]);
+    }
+    bool found = false;
+    for (unsigned i = 0; i < 20 && !found; i++) {
+        struct dram_block value = get(tier, 4 * 4096);
+        found = value.extents == 1;
+        dram_free(tier, &value);
+    }
+    assert_true(found);
+    end(tier, blocks, count);
+}
+
 static void dram_alloc_stops_searching_for_runs_when_there_are_none(void **state)
 {
     (void)state;
@@ -703,6 +832,8 @@ int main(void)
         cmocka_unit_test(dram_alloc_uses_several_buffers_when_no_single_one_suffices),
         cmocka_unit_test(dram_a_run_never_crosses_from_one_buffer_to_the_next),
         cmocka_unit_test(dram_small_values_share_pages_before_another_is_split),
+        cmocka_unit_test(dram_scattered_values_take_the_longest_runs_first),
+        cmocka_unit_test(dram_small_values_find_a_run_behind_a_page_that_only_seems_to_have_one),
         cmocka_unit_test(dram_values_of_4_kib_begin_at_multiples_of_4_kib_among_small_ones),
         cmocka_unit_test(dram_alloc_batch_stops_at_the_first_that_does_not_fit),
         cmocka_unit_test(dram_free_of_a_cleared_block_changes_nothing),
@@ -710,6 +841,9 @@ int main(void)
         cmocka_unit_test(dram_pieces_agree_with_and_without_a_cursor_in_any_order),
         cmocka_unit_test(dram_parts_of_a_value_are_read_and_written_at_any_offset),
         cmocka_unit_test(dram_alloc_reads_a_bounded_number_of_words_in_a_full_tier_of_any_size),
+        cmocka_unit_test(dram_small_values_in_full_pages_are_found_in_a_word_or_two),
+        cmocka_unit_test(dram_alloc_finds_a_run_that_was_freed_behind_the_search),
+        cmocka_unit_test(dram_alloc_finds_a_run_across_the_place_where_a_search_stopped),
         cmocka_unit_test(dram_alloc_stops_searching_for_runs_when_there_are_none),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
