@@ -18,11 +18,12 @@
  * and frees of granules that are not allocated are caught by assertion.
  *
  * Cost. O(1) in the steady state; a search reads a bounded number of bitmap words whatever the
- * tier's size. No heap allocation for blocks of one extent. Extent lists of scattered blocks and
- * the bitmaps of split pages come from pools inside the tier, which grow by mapping and are kept.
+ * tier's size. No heap allocation for blocks of one extent. Extent lists of scattered blocks come
+ * from a pool inside the tier, which grows by mapping and is kept; the bitmaps of split pages have
+ * their place from the start (mapped whole, and there once touched), so splitting cannot fail.
  *
  * Threads. Every function may be called from any thread. One short lock (RANK_DRAM) guards the
- * bitmaps; nothing copies under it. Batches take it once.
+ * bitmaps; nothing copies under it. Batches take it once for each 64 blocks.
  *
  * Ownership. A block is a plain value owned by whoever holds it; the bytes it names are valid until
  * it is freed. The tier hands out memory, it does not know what is in it.
@@ -41,7 +42,7 @@
 enum dram_backing {
     DRAM_BACKING_ANONYMOUS = 0,
     DRAM_BACKING_HUGE_PAGES = 1,        /* MAP_HUGETLB; falls back to anonymous, one warning */
-    DRAM_BACKING_SHARED = 2,            /* memfd: dram_buffer_fd can be passed to others */
+    DRAM_BACKING_SHARED = 2,            /* memfd, sealed: others can map it, read-only */
     DRAM_BACKING_SHARED_HUGE_PAGES = 3, /* memfd with MFD_HUGETLB; falls back to SHARED */
 };
 
