@@ -1,0 +1,32 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* Choosing a driver by its name. */
+#include "disk/disk_priv.h"
+
+/* Enough for a solid-state disk's bandwidth; the threads only wait. */
+#define AUTO_POSIX_THREADS 8u
+
+enum umbp_status disk_auto_create(const char *name, struct disk **disk_out)
+{
+    if (strcmp(name, "posix") == 0) {
+        return disk_posix_create(AUTO_POSIX_THREADS, disk_out);
+    }
+    if (strcmp(name, "io_uring") == 0) {
+        return disk_uring_create(disk_out);
+    }
+    if (strcmp(name, "auto") != 0) {
+        return UMBP_INVALID_VALUE;
+    }
+    enum umbp_status status = disk_uring_create(disk_out);
+    if (status == UMBP_UNSUPPORTED || status == UMBP_NO_MEMORY) {
+        log_warn("disk_no_io_uring", "reason=\"%s\" using=posix", umbp_status_text(status));
+        status = disk_posix_create(AUTO_POSIX_THREADS, disk_out);
+    }
+    return status;
+}
+
+void disk_destroy(struct disk *disk)
+{
+    if (disk) {
+        disk->ops->destroy(disk);
+    }
+}

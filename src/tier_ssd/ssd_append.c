@@ -1,0 +1,826 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * Appending.
+ *
+ *   items ──plan──► units ──reserve──► a run of blocks ──emit──► slots ──► disk
+ *                     │                   │                        │
+ *                     one record each     under the lock           header blocks, tails and unaligned
+ *                                                                  pieces are staged in the slot's
+ *                                                                  buffer, aligned pieces are written
+ *                                                                  from where they lie
+ *
+ * One call reserves up to SSD_RUN_UNITS records at a time, contiguously, so that its writes are
+ * large and sequential whatever other threads append. While the device works on the slots in
+ * flight, the checksums of the next records are computed. A value's header holds its checksum, so
+ * the value is read once for that before its first byte is written.
+ *
+ * Which bytes failed is known per slot, and each slot knows its first and last item: a failed slot
+ * fails the items in between. The other way round, an item that no failed slot carried is whole.
+ *
+ * A `hold` is this call's share in a segment that is not sealed: the segment can't be sealed
+ * before the hold is settled. Settling waits until the hold's writes are done, syncs (strict), makes
+ * failed records void, and gives the good ones to the accounts. There are two holds, so that the
+ * writes to a new segment start while the last ones to the old one are under way. Before a call
+ * waits for another thread it settles both: who waits holds nothing, so waiting can't go in a circle.
+ *
+ * A record that failed is left out of the footer. Until that is written a scan could still find it
+ * whole (the write may have come through after all), so its header is overwritten with zeros as well
+ * as can be done; the segment takes no more records.
+ */
+#include "tier_ssd/ssd_priv.h"
+
+struct append_unit {
+    size_t first; /* item */
+    size_t end;
+    struct ssd_need need;
+    bool is_tombstones;
+    uint32_t payload_bytes; /* tombstones */
+    uint32_t block;
+    size_t arena_at;
+};
+
+struct append_hold {
+    struct ssd_segment *segment; /* NULL: settled */
+    uint32_t id;
+    size_t first_item;
+    size_t end_item;
+    unsigned pending; /* slots in flight */
+};
+
+struct append_writer {
+    struct ssd_tier *tier;
+    struct ssd_io *io;
+    struct append_unit *units;
+    struct ssd_append *appends;
+    size_t count;
+    bool for_reclaim;
+    uint64_t deadline_ns;
+    struct append_hold holds[2];
+    unsigned current;
+
+    /* The slot that is being filled. */
+    struct ssd_slot *slot;
+    uint64_t slot_offset;
+    size_t slot_bytes;
+    unsigned iov_count;
+    size_t staged; /* bytes used of the slot's buffer */
+    size_t partial; /* bytes in the last block, if it is not full */
+    size_t item;    /* being emitted */
+    bool is_broken; /* time is up, nothing more can be written */
+};
+
+static struct append_hold *hold_now(struct append_writer *writer)
+{
+    return &writer->holds[writer->current];
+}
+
+static void item_fail(struct ssd_append *item, enum umbp_status status)
+{
+    if (item->status == UMBP_OK) {
+        item->status = status;
+    }
+}
+
+static void items_fail(struct append_writer *writer, size_t first, size_t end,
+                       enum umbp_status status)
+{
+    for (size_t i = first; i < end; i++) {
+        item_fail(&writer->appends[i], status);
+    }
+}
+
+/* ------------------------------------------------------------------------ slots ---------- */
+
+static void slot_ended(struct append_writer *writer, struct ssd_slot *slot)
+{
+    if (slot->status != UMBP_OK) {
+        items_fail(writer, slot->first_item, slot->last_item + 1, slot->status);
+    }
+    writer->holds[slot->hold].pending--;
+    ssd_io_release(writer->io, slot);
+}
+
+/* Time is up: what is in flight is left to the device, and counts as failed. */
+static void writer_break(struct append_writer *writer)
+{
+    struct ssd_io *io = writer->io;
+    for (unsigned i = 0; i < io->options.slots; i++) {
+        struct ssd_slot *slot = &io->slots[i];
+        if (slot->state == SLOT_BUSY) {
+            items_fail(writer, slot->first_item, slot->last_item + 1, UMBP_TIMEOUT);
+            writer->holds[slot->hold].pending--;
+        }
+    }
+    ssd_io_abandon(io);
+    writer->is_broken = true;
+}
+
+/* Wait for one slot in flight; false when there is none, or time is up. */
+static bool writer_wait_slot(struct append_writer *writer)
+{
+    struct ssd_slot *slot = ssd_io_next(writer->io, writer->deadline_ns);
+    if (slot) {
+        slot_ended(writer, slot);
+        return true;
+    }
+    if (writer->io->busy_count > 0) {
+        writer_break(writer);
+    }
+    return false;
+}
+
+static void slot_submit(struct append_writer *writer)
+{
+    struct ssd_slot *slot = writer->slot;
+    if (!slot) {
+        return;
+    }
+    ASSERT(writer->partial == 0);
+    writer->slot = NULL;
+    writer->holds[slot->hold].pending++;
+    ssd_io_submit(writer->io, slot, DISK_WRITE, writer->holds[slot->hold].segment->file,
+                  writer->slot_offset, writer->iov_count);
+    ssd_io_flush(writer->io);
+}
+
+/* Make sure that there is a slot to fill. */
+static bool slot_begin(struct append_writer *writer, uint64_t offset)
+{
+    struct ssd_slot *slot = NULL;
+    while (!writer->is_broken && !(slot = ssd_io_take(writer->io))) {
+        if (!writer_wait_slot(writer) && !writer->is_broken &&
+            !ssd_io_await_lost(writer->io, writer->deadline_ns)) {
+            writer->is_broken = true;
+        }
+    }
+    if (!slot) {
+        return false;
+    }
+    slot->hold = writer->current;
+    slot->owner = hold_now(writer)->segment;
+    slot->first_item = writer->item;
+    slot->last_item = writer->item;
+    writer->slot = slot;
+    writer->slot_offset = offset;
+    writer->slot_bytes = 0;
+    writer->iov_count = 0;
+    writer->staged = 0;
+    return true;
+}
+
+/* Throw away what is in the open slot: its items failed. */
+static void slot_discard(struct append_writer *writer)
+{
+    if (writer->slot) {
+        items_fail(writer, writer->slot->first_item, writer->slot->last_item + 1, UMBP_TIMEOUT);
+        ssd_io_release(writer->io, writer->slot);
+        writer->slot = NULL;
+        writer->partial = 0;
+    }
+}
+
+/* ------------------------------------------------------------------------- bytes --------- */
+
+static void slot_add_iov(struct append_writer *writer, const void *data, size_t bytes)
+{
+    struct iovec *last = writer->iov_count ? &writer->slot->iov[writer->iov_count - 1] : NULL;
+    if (last && (const char *)last->iov_base + last->iov_len == (const char *)data) {
+        last->iov_len += bytes;
+    } else {
+        writer->slot->iov[writer->iov_count++] =
+            (struct iovec){.iov_base = (void *)(uintptr_t)data, .iov_len = bytes};
+    }
+    writer->slot_bytes += bytes;
+    writer->slot->last_item = writer->item;
+}
+
+/* Where the next `bytes` go in the slot's buffer; accounted as written. */
+static uint8_t *slot_stage(struct append_writer *writer, size_t bytes)
+{
+    uint8_t *to = writer->slot->buffer + writer->staged;
+    slot_add_iov(writer, to, bytes);
+    writer->staged += bytes;
+    writer->partial = (writer->partial + bytes) % SSD_BLOCK_BYTES;
+    return to;
+}
+
+/* Room in the open slot, opening one if need be. 0: the writer is broken. */
+static size_t slot_room(struct append_writer *writer)
+{
+    if (writer->slot && writer->partial == 0 &&
+        (writer->slot_bytes == writer->tier->io_bytes ||
+         writer->iov_count == writer->io->options.iov_max)) {
+        uint64_t offset = writer->slot_offset + writer->slot_bytes;
+        slot_submit(writer);
+        writer->slot_offset = offset;
+    }
+    if (!writer->slot && !slot_begin(writer, writer->slot_offset)) {
+        return 0;
+    }
+    return writer->tier->io_bytes - writer->slot_bytes;
+}
+
+static bool is_block_aligned(const void *data)
+{
+    return ((uintptr_t)data & (SSD_BLOCK_BYTES - 1)) == 0;
+}
+
+/* The next bytes of the log. */
+static bool put_bytes(struct append_writer *writer, const uint8_t *data, size_t bytes)
+{
+    while (bytes > 0) {
+        size_t room = slot_room(writer);
+        if (room == 0) {
+            return false;
+        }
+        size_t now = size_min(bytes, room);
+        if (writer->partial == 0 && is_block_aligned(data) && bytes >= SSD_BLOCK_BYTES) {
+            now = (size_t)align_down(now, SSD_BLOCK_BYTES);
+            slot_add_iov(writer, data, now);
+        } else {
+            if (writer->partial != 0 && is_block_aligned(data + SSD_BLOCK_BYTES - writer->partial)) {
+                /* Fill the block up, and go on without copying. */
+                now = size_min(now, SSD_BLOCK_BYTES - writer->partial);
+            }
+            uint8_t *to = slot_stage(writer, now);
+            copy_bytes(to, data, now);
+        }
+        data += now;
+        bytes -= now;
+    }
+    return true;
+}
+
+/* Zeros up to the end of the block. */
+static void put_padding(struct append_writer *writer)
+{
+    if (writer->partial != 0) {
+        size_t bytes = SSD_BLOCK_BYTES - writer->partial;
+        memset(slot_stage(writer, bytes), 0, bytes);
+    }
+}
+
+/* A whole staged block, to be filled by the caller. */
+static uint8_t *put_block(struct append_writer *writer)
+{
+    return slot_room(writer) == 0 ? NULL : slot_stage(writer, SSD_BLOCK_BYTES);
+}
+
+/* ------------------------------------------------------------------------ emitting ------- */
+
+static struct ssd_arena_entry *unit_entry(struct append_writer *writer,
+                                          const struct append_unit *unit)
+{
+    return (struct ssd_arena_entry *)(void *)(hold_now(writer)->segment->arena->data +
+                                              unit->arena_at);
+}
+
+static void entry_fill(struct ssd_arena_entry *entry, const struct ssd_append *item,
+                       uint32_t block)
+{
+    *entry = (struct ssd_arena_entry){
+        .generation = item->generation,
+        .value_bytes = item->is_tombstone ? 0 : item->value_bytes,
+        .block = block,
+        .depth = item->is_tombstone ? 0 : item->depth,
+        .key_bytes = (uint16_t)item->key.bytes,
+        .kind = (uint8_t)(item->is_tombstone ? SSD_KIND_TOMBSTONES : SSD_KIND_VALUE),
+    };
+    memcpy(entry->key, item->key.data, item->key.bytes);
+}
+
+/* The footer's entries of a unit that was just placed; the checksum comes with emitting. */
+static void unit_fill_entries(struct append_writer *writer, struct append_unit *unit)
+{
+    uint8_t *at = (uint8_t *)unit_entry(writer, unit);
+    for (size_t i = unit->first; i < unit->end; i++) {
+        struct ssd_append *item = &writer->appends[i];
+        if (item->status == UMBP_OK) {
+            item->location = (struct ssd_location){hold_now(writer)->id, unit->block};
+            entry_fill((struct ssd_arena_entry *)(void *)at, item, unit->block);
+            at += ssd_arena_entry_bytes(item->key.bytes);
+        }
+    }
+}
+
+static void value_crc(struct ssd_append *item)
+{
+    if (!item->has_crc) {
+        uint32_t crc = 0;
+        for (unsigned i = 0; i < item->iov_count; i++) {
+            crc = crc32c(crc, item->iov[i].iov_base, item->iov[i].iov_len);
+        }
+        item->value_crc = crc;
+    }
+}
+
+static void emit_value(struct append_writer *writer, struct append_unit *unit)
+{
+    struct ssd_append *item = &writer->appends[unit->first];
+    value_crc(item);
+    unit_entry(writer, unit)->value_crc = item->value_crc;
+    uint8_t *block = put_block(writer);
+    if (!block) {
+        return;
+    }
+    struct ssd_record record = {
+        .kind = SSD_KIND_VALUE,
+        .segment = hold_now(writer)->id,
+        .block = unit->block,
+        .generation = item->generation,
+        .value_bytes = item->value_bytes,
+        .depth = item->depth,
+        .value_crc = item->value_crc,
+        .key_bytes = item->key.bytes,
+        .key = item->key.data,
+    };
+    ssd_record_encode(&record, writer->tier->identity.tag, block);
+    size_t used = SSD_RECORD_HEAD_BYTES + item->key.bytes;
+    if (!ssd_value_is_inline(item->value_bytes, item->key.bytes)) {
+        memset(block + used, 0, SSD_BLOCK_BYTES - used);
+        for (unsigned i = 0; i < item->iov_count; i++) {
+            if (!put_bytes(writer, item->iov[i].iov_base, item->iov[i].iov_len)) {
+                return;
+            }
+        }
+        put_padding(writer);
+        return;
+    }
+    for (unsigned i = 0; i < item->iov_count; i++) {
+        memcpy(block + used, item->iov[i].iov_base, item->iov[i].iov_len);
+        used += item->iov[i].iov_len;
+    }
+    memset(block + used, 0, SSD_BLOCK_BYTES - used);
+}
+
+static void emit_tombstones(struct append_writer *writer, struct append_unit *unit)
+{
+    uint8_t *block = put_block(writer);
+    if (!block) {
+        return;
+    }
+    size_t used = SSD_RECORD_HEAD_BYTES;
+    uint64_t newest = 0;
+    writer->slot->last_item = unit->end - 1;
+    for (size_t i = unit->first; i < unit->end; i++) {
+        const struct ssd_append *item = &writer->appends[i];
+        if (item->location.segment != 0) {
+            used += ssd_tomb_encode(item->generation, item->key.data, item->key.bytes,
+                                    block + used);
+            newest = u64_max(newest, item->generation);
+        }
+    }
+    ASSERT(used == SSD_RECORD_HEAD_BYTES + unit->payload_bytes);
+    memset(block + used, 0, SSD_BLOCK_BYTES - used);
+    struct ssd_record record = {
+        .kind = SSD_KIND_TOMBSTONES,
+        .segment = hold_now(writer)->id,
+        .block = unit->block,
+        .generation = newest,
+        .value_bytes = unit->payload_bytes,
+        .value_crc = crc32c(0, block + SSD_RECORD_HEAD_BYTES, unit->payload_bytes),
+    };
+    ssd_record_encode(&record, writer->tier->identity.tag, block);
+}
+
+static void emit(struct append_writer *writer, struct append_unit *unit)
+{
+    uint64_t offset = (uint64_t)unit->block * SSD_BLOCK_BYTES;
+    struct ssd_slot *slot = writer->slot;
+    if (slot && (slot->hold != writer->current ||
+                 writer->slot_offset + writer->slot_bytes != offset)) {
+        slot_submit(writer);
+    }
+    if (!writer->slot) {
+        writer->slot_offset = offset;
+    }
+    writer->item = unit->first;
+    hold_now(writer)->end_item = unit->end;
+    if (!writer->is_broken) {
+        if (unit->is_tombstones) {
+            emit_tombstones(writer, unit);
+        } else {
+            emit_value(writer, unit);
+        }
+    }
+    if (writer->is_broken) {
+        slot_discard(writer);
+        items_fail(writer, unit->first, unit->end, UMBP_TIMEOUT);
+    }
+}
+
+/* ----------------------------------------------------------------------- settling -------- */
+
+/* Make failed records void on disk, as far as the device lets us. Those that timed out are left: the
+ * device may still write them after us, and the footer will not list them. */
+static void hold_void_failed(struct append_writer *writer, struct append_hold *hold)
+{
+    uint32_t last = 0;
+    for (size_t i = hold->first_item; i < hold->end_item; i++) {
+        const struct ssd_append *item = &writer->appends[i];
+        if (item->status == UMBP_OK || item->location.segment == 0 ||
+            item->location.block == last || item->status == UMBP_TIMEOUT) {
+            continue;
+        }
+        last = item->location.block;
+        if (!ssd_io_service_is_free(writer->io, writer->deadline_ns)) {
+            return;
+        }
+        memset(writer->io->service->buffer, 0, SSD_BLOCK_BYTES);
+        enum umbp_status status =
+            ssd_io_run(writer->io, DISK_WRITE, hold->segment->file, hold->segment,
+                       (uint64_t)last * SSD_BLOCK_BYTES, SSD_BLOCK_BYTES, writer->deadline_ns,
+                       NULL);
+        if (status != UMBP_OK) {
+            return; /* it would not fare better with the next */
+        }
+    }
+}
+
+static bool hold_sync(struct append_writer *writer, struct append_hold *hold)
+{
+    bool has_good = false;
+    for (size_t i = hold->first_item; i < hold->end_item && !has_good; i++) {
+        has_good = writer->appends[i].status == UMBP_OK;
+    }
+    mutex_lock(&writer->tier->mutex);
+    hold->segment->write_count++;
+    mutex_unlock(&writer->tier->mutex);
+    if (!has_good || writer->tier->durability != SSD_STRICT) {
+        return true;
+    }
+    enum umbp_status status =
+        ssd_segment_sync(writer->tier, writer->io, hold->segment, writer->deadline_ns);
+    if (status != UMBP_OK) {
+        items_fail(writer, hold->first_item, hold->end_item, status);
+    }
+    return status == UMBP_OK;
+}
+
+/* (locked) Give the hold's items to the accounts. False if any failed. */
+static bool hold_account(struct append_writer *writer, struct append_hold *hold)
+{
+    struct ssd_segment *segment = hold->segment;
+    bool all_good = true;
+    for (size_t i = hold->first_item; i < hold->end_item; i++) {
+        struct ssd_append *item = &writer->appends[i];
+        if (item->location.segment == 0) {
+            continue; /* was never placed */
+        }
+        if (segment->is_gone) {
+            item_fail(item, UMBP_STALE);
+        }
+        if (item->status != UMBP_OK) {
+            ssd_arena_fail(segment->arena, item->location.block);
+            all_good = false;
+        } else if (!item->is_tombstone) {
+            segment->live_records++;
+            segment->live_bytes +=
+                ssd_record_blocks(item->value_bytes, item->key.bytes) * SSD_BLOCK_BYTES;
+        }
+        if (item->status == UMBP_OK) {
+            ssd_count(&writer->tier->counters.records_appended, 1);
+        }
+        if (item->is_tombstone || item->status != UMBP_OK) {
+            item->location = (struct ssd_location){0, 0};
+        }
+    }
+    return all_good;
+}
+
+static void hold_settle(struct append_writer *writer, struct append_hold *hold)
+{
+    struct ssd_tier *tier = writer->tier;
+    struct ssd_segment *segment = hold->segment;
+    if (!segment) {
+        return;
+    }
+    while (hold->pending > 0 && writer_wait_slot(writer)) {
+    }
+    ASSERT(hold->pending == 0);
+    (void)hold_sync(writer, hold);
+    hold_void_failed(writer, hold);
+    mutex_lock(&tier->mutex);
+    bool all_good = hold_account(writer, hold);
+    segment->writers--;
+    atomic_store_explicit(&segment->stamp,
+                          atomic_load_explicit(&tier->newest_stamp, memory_order_relaxed),
+                          memory_order_relaxed);
+    bool must_seal = false;
+    if (!all_good || segment->state == SEGMENT_CLOSING || segment->is_gone) {
+        must_seal = ssd_segment_stop(tier, segment);
+    }
+    mutex_unlock(&tier->mutex);
+    hold->segment = NULL;
+    if (must_seal) {
+        ssd_segment_seal(tier, writer->io, segment, writer->deadline_ns);
+    }
+}
+
+/* Before waiting for others, and at the end. True if there was anything to settle. */
+static bool writer_settle_all(struct append_writer *writer)
+{
+    struct append_hold *other = &writer->holds[1 - writer->current];
+    bool had = hold_now(writer)->segment || other->segment;
+    if (writer->is_broken) {
+        slot_discard(writer);
+    } else {
+        slot_submit(writer);
+    }
+    hold_settle(writer, other);
+    hold_settle(writer, hold_now(writer));
+    return had;
+}
+
+/* ------------------------------------------------------------------------ planning ------- */
+
+static enum umbp_status item_check(const struct ssd_tier *tier, const struct ssd_append *item)
+{
+    if (item->key.bytes < 1 || item->key.bytes > SSD_KEY_BYTES_MAX) {
+        return UMBP_INVALID_KEY;
+    }
+    if (item->is_tombstone) {
+        return UMBP_OK;
+    }
+    uint64_t bytes = 0;
+    for (unsigned i = 0; i < item->iov_count; i++) {
+        bytes += item->iov[i].iov_len;
+    }
+    if (bytes != item->value_bytes) {
+        return UMBP_INVALID_VALUE;
+    }
+    /* Header, record, one footer page, trailer. */
+    uint64_t file_bytes =
+        (ssd_record_blocks(bytes, item->key.bytes) + 3) * SSD_BLOCK_BYTES;
+    if (bytes > SSD_VALUE_BYTES_MAX ||
+        (file_bytes > tier->segment_bytes && file_bytes > tier->capacity_bytes / 2)) {
+        return UMBP_TOO_LARGE;
+    }
+    return UMBP_OK;
+}
+
+/* The unit that starts at item `at`. */
+static void plan_unit(const struct append_writer *writer, size_t at, struct append_unit *unit)
+{
+    const struct ssd_append *item = &writer->appends[at];
+    *unit = (struct append_unit){.first = at, .end = at + 1, .is_tombstones = item->is_tombstone};
+    if (!item->is_tombstone) {
+        unit->need.blocks = ssd_record_blocks(item->value_bytes, item->key.bytes);
+        ssd_need_add_entry(&unit->need, item->key.bytes);
+        return;
+    }
+    unit->need.blocks = 1;
+    for (; at < writer->count; at++) {
+        item = &writer->appends[at];
+        if (item->status != UMBP_OK) {
+            continue;
+        }
+        uint32_t bytes = SSD_TOMB_HEAD_BYTES + item->key.bytes;
+        if (!item->is_tombstone || unit->payload_bytes + bytes > SSD_TOMB_PAYLOAD_MAX) {
+            break;
+        }
+        unit->payload_bytes += bytes;
+        ssd_need_add_entry(&unit->need, item->key.bytes);
+        unit->end = at + 1;
+    }
+}
+
+/* Units from item `at` on. *next_out is the item behind them. */
+static unsigned writer_plan(struct append_writer *writer, size_t at, size_t *next_out)
+{
+    unsigned count = 0;
+    uint64_t bytes = 0;
+    uint64_t most = (uint64_t)writer->tier->io_bytes * SSD_APPEND_SLOTS;
+    while (at < writer->count && count < SSD_RUN_UNITS && bytes < most) {
+        if (writer->appends[at].status != UMBP_OK) {
+            at++;
+            continue;
+        }
+        struct append_unit *unit = &writer->units[count++];
+        plan_unit(writer, at, unit);
+        bytes += unit->need.blocks * SSD_BLOCK_BYTES;
+        at = unit->end;
+    }
+    *next_out = at;
+    return count;
+}
+
+/* ----------------------------------------------------------------------- reserving ------- */
+
+/* (locked) Place as many units as fit. */
+static unsigned place_units(struct append_writer *writer, struct ssd_segment *segment,
+                            struct append_unit *units, unsigned count)
+{
+    unsigned placed = 0;
+    while (placed < count && ssd_place(segment, &units[placed].need, &units[placed].block,
+                                       &units[placed].arena_at)) {
+        placed++;
+    }
+    struct append_hold *hold = hold_now(writer);
+    if (placed > 0 && hold->segment != segment) {
+        if (hold->segment) {
+            writer->current = 1 - writer->current;
+            hold = hold_now(writer);
+        }
+        ASSERT(!hold->segment);
+        *hold = (struct append_hold){
+            .segment = segment,
+            .id = atomic_load_explicit(&segment->id, memory_order_relaxed),
+            .first_item = units[0].first,
+            .end_item = units[0].first,
+        };
+        segment->writers++;
+    }
+    return placed;
+}
+
+/* Drop the lock to settle what this call holds; with nothing to settle wait for others. (locked,
+ * on return too). False: time is up. */
+static bool reserve_pause(struct append_writer *writer)
+{
+    struct ssd_tier *tier = writer->tier;
+    mutex_unlock(&tier->mutex);
+    bool had = writer_settle_all(writer);
+    mutex_lock(&tier->mutex);
+    return had ? !writer->is_broken : ssd_wait_changed(tier, writer->deadline_ns);
+}
+
+/* (locked, on return too) Make a segment. */
+static enum umbp_status reserve_make(struct append_writer *writer, uint64_t file_bytes,
+                                     struct ssd_segment **segment_out)
+{
+    struct ssd_tier *tier = writer->tier;
+    tier->is_making = true;
+    mutex_unlock(&tier->mutex);
+    enum umbp_status status = ssd_segment_make(tier, writer->io, file_bytes, writer->for_reclaim,
+                                               writer->deadline_ns, segment_out);
+    mutex_lock(&tier->mutex);
+    tier->is_making = false;
+    condition_broadcast(&tier->changed);
+    return status;
+}
+
+/* (locked, on return too) The active segment has no room. */
+static void reserve_retire(struct append_writer *writer, struct ssd_segment *segment)
+{
+    struct ssd_tier *tier = writer->tier;
+    if (ssd_segment_stop(tier, segment)) {
+        mutex_unlock(&tier->mutex);
+        ssd_segment_seal(tier, writer->io, segment, writer->deadline_ns);
+        mutex_lock(&tier->mutex);
+    }
+}
+
+static bool reserve_is_over(const struct append_writer *writer)
+{
+    uint64_t used = atomic_load_explicit(&writer->tier->used_bytes, memory_order_relaxed);
+    return !writer->for_reclaim &&
+           used + writer->tier->segment_bytes > writer->tier->capacity_bytes;
+}
+
+/* Place a prefix of the units, at least one. */
+static enum umbp_status writer_reserve(struct append_writer *writer, struct append_unit *units,
+                                       unsigned count, unsigned *placed_out)
+{
+    struct ssd_tier *tier = writer->tier;
+    uint64_t alone = (units[0].need.blocks + 3) * SSD_BLOCK_BYTES;
+    bool is_alone = alone > tier->segment_bytes;
+    enum umbp_status status = UMBP_OK;
+    unsigned placed = 0;
+    mutex_lock(&tier->mutex);
+    while (status == UMBP_OK && placed == 0) {
+        struct ssd_segment *segment = is_alone ? NULL : tier->active;
+        struct append_hold *other = &writer->holds[1 - writer->current];
+        if (segment != hold_now(writer)->segment && hold_now(writer)->segment && other->segment) {
+            mutex_unlock(&tier->mutex);
+            hold_settle(writer, other);
+            mutex_lock(&tier->mutex);
+            status = writer->is_broken ? UMBP_TIMEOUT : UMBP_OK;
+        } else if (segment && reserve_is_over(writer)) {
+            status = UMBP_NO_SPACE;
+        } else if (segment) {
+            placed = place_units(writer, segment, units, count);
+            if (placed == 0) {
+                reserve_retire(writer, segment);
+            }
+        } else if (tier->is_making) {
+            status = reserve_pause(writer) ? UMBP_OK : UMBP_TIMEOUT;
+        } else {
+            status = reserve_make(writer, is_alone ? alone : tier->segment_bytes, &segment);
+            if (status == UMBP_OK && is_alone) {
+                placed = place_units(writer, segment, units, 1);
+                ASSERT(placed == 1);
+                segment->state = SEGMENT_CLOSING;
+            } else if (status == UMBP_OK) {
+                segment->state = SEGMENT_ACTIVE;
+                tier->active = segment;
+            } else if (status == UMBP_BUSY) {
+                status = reserve_pause(writer) ? UMBP_OK : UMBP_TIMEOUT;
+            }
+        }
+    }
+    mutex_unlock(&tier->mutex);
+    *placed_out = placed;
+    return status;
+}
+
+/* -------------------------------------------------------------------------- calling ------ */
+
+static void writer_run(struct append_writer *writer)
+{
+    size_t at = 0;
+    while (at < writer->count) {
+        unsigned count = writer_plan(writer, at, &at);
+        for (unsigned done = 0; done < count;) {
+            struct append_unit *units = writer->units + done;
+            unsigned placed = 0;
+            enum umbp_status status =
+                writer->is_broken ? UMBP_TIMEOUT
+                                  : writer_reserve(writer, units, count - done, &placed);
+            if (status != UMBP_OK) {
+                bool only_this = (units[0].need.blocks + 3) * SSD_BLOCK_BYTES >
+                                 writer->tier->segment_bytes;
+                items_fail(writer, units[0].first,
+                           only_this && status == UMBP_NO_SPACE ? units[0].end : writer->count,
+                           status);
+                if (!only_this || status != UMBP_NO_SPACE) {
+                    return;
+                }
+                done++;
+                continue;
+            }
+            for (unsigned i = 0; i < placed; i++) {
+                unit_fill_entries(writer, &units[i]);
+            }
+            for (unsigned i = 0; i < placed; i++) {
+                emit(writer, &units[i]);
+            }
+            done += placed;
+            struct append_hold *other = &writer->holds[1 - writer->current];
+            if (other->segment && other->pending == 0) {
+                hold_settle(writer, other);
+            }
+        }
+    }
+}
+
+enum umbp_status ssd_append(struct ssd_tier *tier, struct ssd_append *appends, size_t count,
+                            bool for_reclaim, uint64_t deadline_ns)
+{
+    struct ssd_io *io =
+        tier->read_only ? NULL : ssd_pool_take(&tier->append_pool, tier->clock, deadline_ns);
+    enum umbp_status refused = tier->read_only ? UMBP_READ_ONLY : UMBP_TIMEOUT;
+    for (size_t i = 0; i < count; i++) {
+        appends[i].location = (struct ssd_location){0, 0};
+        appends[i].status = io ? item_check(tier, &appends[i]) : refused;
+    }
+    if (!io) {
+        return count > 0 ? refused : UMBP_OK;
+    }
+    struct append_writer writer = {
+        .tier = tier,
+        .io = io,
+        .units = io->user,
+        .appends = appends,
+        .count = count,
+        .for_reclaim = for_reclaim,
+        .deadline_ns = deadline_ns,
+    };
+    writer_run(&writer);
+    (void)writer_settle_all(&writer);
+    ssd_pool_give(&tier->append_pool, io);
+    for (size_t i = 0; i < count; i++) {
+        if (appends[i].status != UMBP_OK) {
+            return appends[i].status;
+        }
+    }
+    return UMBP_OK;
+}
+
+enum umbp_status ssd_append_context_create(struct ssd_tier *tier, struct ssd_io **io_out)
+{
+    struct ssd_io_options options = {
+        .disk = tier->disk,
+        .clock = tier->clock,
+        .counters = &tier->counters,
+        .slots = SSD_APPEND_SLOTS,
+        .slot_bytes = tier->io_bytes,
+        .iov_max = SSD_IOV_MAX,
+        .io_timeout_ns = tier->io_timeout_ns,
+        .hold = ssd_hold_segment,
+        .drop = ssd_drop_segment,
+        .context = tier,
+    };
+    struct ssd_io *io;
+    enum umbp_status status = ssd_io_create(&options, &io);
+    if (status != UMBP_OK) {
+        return status;
+    }
+    io->user = mem_calloc(SSD_RUN_UNITS, sizeof(struct append_unit));
+    if (!io->user) {
+        (void)ssd_io_destroy(io, 0);
+        return UMBP_NO_MEMORY;
+    }
+    *io_out = io;
+    return UMBP_OK;
+}
