@@ -234,14 +234,13 @@ static void promote(struct store *store, const struct umbp_range_item *item, con
         dram_footprint(bytes) > dram_bytes_total(store->dram)) {
         return;
     }
-    atomic_fetch_add_explicit(&store->writers, 1, memory_order_relaxed);
     if (alloc_blocks(store, &bytes, 1, &block, &done) == UMBP_OK) {
         dram_write(store->dram, &block, 0, item->ranges[0].data, bytes);
         if (!attach_block(store, hit->entry, hit->generation, crc, &block)) {
             dram_free(store->dram, &block);
         }
+        alloc_published(store);
     }
-    atomic_fetch_sub_explicit(&store->writers, 1, memory_order_relaxed);
 }
 
 static void note_ssd_hit(struct store *store, const struct hit *hit, const struct ssd_read *read,

@@ -257,9 +257,9 @@ struct store {
     _Atomic uint64_t generation ALIGNED_LINE;
     _Atomic uint64_t queue_bytes[POLICY_QUEUES] ALIGNED_LINE; /* DRAM bytes on each list */
     _Atomic uint64_t reservations;                            /* of the inner door, open */
-    _Atomic uint64_t writers;     /* puts that hold, or are about to hold, unpublished pages */
-    _Atomic uint64_t entries;     /* arena blocks in use, zombies too */
-    _Atomic uint64_t entry_bytes; /* index memory mapped */
+    _Atomic uint64_t writers;                                 /* puts that hold unpublished pages */
+    _Atomic uint64_t entries;                                 /* arena blocks in use, zombies too */
+    _Atomic uint64_t entry_bytes;                             /* index memory mapped */
     uint64_t dram_high_bytes;
     uint64_t dram_low_bytes;
 
@@ -380,9 +380,11 @@ MUST_USE enum umbp_status evictor_create(struct store *store);
 void evictor_destroy(struct store *store);
 
 /* Allocate, evicting as needed. In order; *done_out items have a block, fewer than `count` only on
- * a failure. Waits for room (bounded) only while it holds nothing. */
+ * a failure. Waits for room (bounded) only while it holds nothing. If *done_out is not 0, the
+ * caller owes an alloc_published once the blocks are published or freed. */
 MUST_USE enum umbp_status alloc_blocks(struct store *store, const uint64_t *bytes, size_t count,
                                        struct dram_block *blocks_out, size_t *done_out);
+void alloc_published(struct store *store);
 /* Put a written block under its key; see store_commit. The block is taken over in any case. On
  * UMBP_OK the ticket names the entry for copy_ask. */
 struct put_value {

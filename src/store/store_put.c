@@ -35,7 +35,8 @@ static void short_pause(void)
 
 /*
  * Everything evictable may be gone for a moment: held by readers, or taken by other writers that
- * will publish soon. Wait a little for the former, until the deadline for the latter.
+ * will publish soon. Wait a little for the former, until the deadline for the latter. Who waits
+ * here holds nothing and does not count as a writer: or writers would wait for each other.
  */
 enum umbp_status alloc_blocks(struct store *store, const uint64_t *bytes, size_t count,
                               struct dram_block *blocks_out, size_t *done_out)
@@ -47,8 +48,14 @@ enum umbp_status alloc_blocks(struct store *store, const uint64_t *bytes, size_t
 
     for (;;) {
         size_t got = 0;
+        if (!done) {
+            atomic_fetch_add_explicit(&store->writers, 1, memory_order_relaxed);
+        }
         status = dram_alloc_batch(store->dram, bytes + done, count - done, blocks_out + done, &got);
         done += got;
+        if (!done) {
+            atomic_fetch_sub_explicit(&store->writers, 1, memory_order_relaxed);
+        }
         if (status != UMBP_NO_SPACE) {
             break;
         }
@@ -68,7 +75,7 @@ enum umbp_status alloc_blocks(struct store *store, const uint64_t *bytes, size_t
         if (!give_up_ns) {
             give_up_ns = now_ns + NO_SPACE_WAIT_NS;
         }
-        bool others_write = atomic_load_explicit(&store->writers, memory_order_relaxed) > 1;
+        bool others_write = atomic_load_explicit(&store->writers, memory_order_relaxed) > 0;
         if (now_ns >= deadline_ns || (now_ns >= give_up_ns && !others_write)) {
             break;
         }
@@ -76,6 +83,11 @@ enum umbp_status alloc_blocks(struct store *store, const uint64_t *bytes, size_t
     }
     *done_out = done;
     return status;
+}
+
+void alloc_published(struct store *store)
+{
+    atomic_fetch_sub_explicit(&store->writers, 1, memory_order_relaxed);
 }
 
 /* --------------------------------------------------------------------------------- copy -- */
@@ -269,12 +281,12 @@ static void put_values(struct store *store, struct put_chunk *chunk, size_t coun
 
         size_t wanted = until - from;
         size_t done = 0;
-        atomic_fetch_add_explicit(&store->writers, 1, memory_order_relaxed);
         enum umbp_status status = alloc_blocks(store, chunk->bytes, wanted, chunk->blocks, &done);
-        write_window(store, chunk, from, done);
-        atomic_fetch_sub_explicit(&store->writers, 1, memory_order_relaxed);
-        from += done;
-        if (!done) {
+        if (done) {
+            write_window(store, chunk, from, done);
+            alloc_published(store);
+            from += done;
+        } else {
             *chunk->statuses[from] = status;
             from++;
         }
@@ -414,6 +426,7 @@ enum umbp_status store_reserve(struct store *store, struct umbp_key key, uint64_
     if (status != UMBP_OK) {
         return status;
     }
+    alloc_published(store); /* it may stay open for long: nobody waits for it */
     atomic_fetch_add_explicit(&store->reservations, 1, memory_order_relaxed);
     *reservation_out = made;
     return UMBP_OK;
