@@ -330,8 +330,15 @@ static void clear_shard(struct store *store, struct shard *shard, uint64_t gener
         }
         handle = 0;
         while (count < CLEAR_CHUNK && (handle = index_walk(shard, &cursor))) {
-            if (index_entry(shard, handle)->generation <= generation) {
+            struct entry *entry = index_entry(shard, handle);
+            if (entry->generation > generation) {
+                continue;
+            }
+            if (store->options.role != STORE_FOLLOWER) {
                 entry_remove(store, shard, handle, false, &blocks[count++]);
+            } else if ((entry->flags & ENTRY_LISTED) && index_is_unpinned(entry)) {
+                /* The records are the leader's: only what was brought into memory goes. */
+                entry_drop_dram(store, shard, handle, false, &blocks[count++]);
             }
         }
         mutex_unlock(&shard->lock);
