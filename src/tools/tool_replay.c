@@ -321,6 +321,9 @@ static enum tool_exit report(const struct replay *replay)
     const struct tool_args *args = replay->args;
     size_t block_bytes = args->flags[FLAG_BLOCK_BYTES].number;
     enum tool_exit code = stop_signal != 0 ? TOOL_STOPPED : TOOL_OK;
+    if (replay->result_count == 0) {
+        return tool_fail(args->tool, code, "stopped before it began");
+    }
     for (size_t i = 0; i < replay->result_count; i++) {
         code = replay->results[i]->corrupt > 0 ? TOOL_MISS : code;
     }
@@ -349,14 +352,17 @@ static enum tool_exit report(const struct replay *replay)
 static enum tool_exit run_all(struct replay *replay)
 {
     const struct sigaction action = {.sa_handler = on_signal};
-    enum tool_exit code =
-        replay->has_ssd && replay->is_temporary ? make_temporary(replay) : TOOL_OK;
-    if (code != TOOL_OK) {
-        return code;
-    }
-    stop_signal = 0;
+    enum tool_exit code = TOOL_OK;
+
+    stop_signal = 0; /* from here on a signal ends the run, and what is temporary is removed */
     (void)sigaction(SIGINT, &action, NULL);
     (void)sigaction(SIGTERM, &action, NULL);
+    if (replay->has_ssd && replay->is_temporary) {
+        code = make_temporary(replay);
+        if (code != TOOL_OK) {
+            return code;
+        }
+    }
     for (size_t i = 0; code == TOOL_OK && i < replay->policy_count && stop_signal == 0; i++) {
         code = run_policy(replay, i);
     }

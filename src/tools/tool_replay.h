@@ -13,7 +13,7 @@
 
 #define REPLAY_LINE_BYTES_MAX (4u << 20)
 #define REPLAY_STATS_MAX 256u
-#define REPLAY_STAGE_BYTES (128 * MIB) /* values of one batch; a longer request goes in several */
+#define REPLAY_STAGE_BYTES (128 * MIB) /* a request of more bytes goes in several batches */
 
 /* ---- load ---- */
 
@@ -79,7 +79,8 @@ struct replay_options {
     const struct umbp_config *config;
     size_t block_bytes;
     uint64_t seed;
-    double speed; /* multiple of the timestamps; 0: as fast as possible */
+    double speed;       /* multiple of the timestamps; 0: as fast as possible */
+    size_t stage_bytes; /* values of one batch; 0: REPLAY_STAGE_BYTES */
     bool shows_progress;
     const volatile sig_atomic_t *stop; /* nonzero ends the run early; NULL: never */
 };

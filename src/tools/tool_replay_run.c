@@ -289,8 +289,9 @@ static enum umbp_status run_client(struct run *run)
 static enum umbp_status prepare(struct run *run)
 {
     size_t block_bytes = run->options->block_bytes;
+    size_t most = run->options->stage_bytes != 0 ? run->options->stage_bytes : REPLAY_STAGE_BYTES;
     size_t longest = size_max(replay_load_longest(run->load), 1);
-    run->batch_blocks = size_max(size_min(REPLAY_STAGE_BYTES / block_bytes, longest), 1);
+    run->batch_blocks = size_max(size_min(most / block_bytes, longest), 1);
     run->stage_bytes = run->batch_blocks * block_bytes;
     run->stage = mem_map(run->stage_bytes);
     run->key_texts = mem_calloc(longest, sizeof *run->key_texts);
