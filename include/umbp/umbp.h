@@ -189,7 +189,8 @@ UMBP_EXPORT UMBP_MUST_USE enum umbp_status umbp_exists(struct umbp_client *clien
                                                        struct umbp_key key);
 
 /* Forget the key in every tier. UMBP_NOT_FOUND if there was none. Readers that hold the value
- * finish; its memory is reused only after them. */
+ * finish; its memory is reused only after them. Like a put, it is durable once a flush has
+ * returned: a crash before that may bring the key back, with the value that it had. */
 UMBP_EXPORT UMBP_MUST_USE enum umbp_status umbp_remove(struct umbp_client *client,
                                                        struct umbp_key key);
 
@@ -199,9 +200,10 @@ UMBP_EXPORT UMBP_MUST_USE enum umbp_status umbp_remove(struct umbp_client *clien
  * Batches take `count` items (0 is fine, more than UMBP_BATCH_MAX is UMBP_LIMIT and touches
  * nothing) and give one status per item; one bad item never fails its neighbours. The call's own
  * status is about the call (UMBP_OK, UMBP_LIMIT, UMBP_CLOSED, UMBP_INVALID_VALUE for a NULL array);
- * when it is not UMBP_OK every item's status is set to it. A key that is twice in a batch: on put
- * the first one is stored and the others answer UMBP_ALREADY_EXISTS (or the first one's failure is
- * theirs to retry: each is tried in order); on get each item is served on its own.
+ * when it is not UMBP_OK every item's status is set to it, but for UMBP_LIMIT. A key that is twice
+ * in a batch: on put the first one is stored and the others answer UMBP_ALREADY_EXISTS (or the
+ * first one's failure is theirs to retry: each is tried in order); on get each item is served on
+ * its own.
  */
 struct umbp_put_item {
     struct umbp_key key;
@@ -259,13 +261,14 @@ struct umbp_range_item {
     uint32_t reserved;
 };
 
-/* The ranges of an object must tile it exactly (no gap, no overlap, in any order), else that
- * item is UMBP_INVALID_RANGE. */
+/* The ranges of an object must tile it exactly (no gap, no overlap, none of zero bytes, in any
+ * order), else that item is UMBP_INVALID_RANGE. An object of zero bytes has no ranges. */
 UMBP_EXPORT UMBP_MUST_USE enum umbp_status
 umbp_batch_put_ranges(struct umbp_client *client, const struct umbp_range_item *items, size_t count,
                       enum umbp_status *statuses_out);
 
-/* Any ranges inside the object (they may overlap); one past its end is UMBP_INVALID_RANGE. */
+/* Any ranges of at least a byte inside the object (they may overlap); one past its end is
+ * UMBP_INVALID_RANGE. */
 UMBP_EXPORT UMBP_MUST_USE enum umbp_status
 umbp_batch_get_ranges(struct umbp_client *client, const struct umbp_range_item *items, size_t count,
                       enum umbp_status *statuses_out);
@@ -303,13 +306,15 @@ struct umbp_entry_info {
     bool in_ssd;
 };
 
-/* Visit each held value (a snapshot, key by key: what comes and goes meanwhile may be missed).
+/* Visit each held value (a snapshot, key by key: what comes and goes meanwhile may be
+ * missed, and while the index grows a key may be visited twice).
  * The visitor returns false to stop. It runs without any lock and may call the client. */
 UMBP_EXPORT UMBP_MUST_USE enum umbp_status
 umbp_list(struct umbp_client *client, bool (*visit)(void *context, const struct umbp_entry_info *),
           void *context);
 
-/* What is known of one key; UMBP_NOT_FOUND. `info_out->key` is the caller's own key. */
+/* What is known of one key; UMBP_NOT_FOUND. `info_out->key` is the caller's own key. Set
+ * info_out->struct_bytes to its size; 0 is taken for this version's. */
 UMBP_EXPORT UMBP_MUST_USE enum umbp_status
 umbp_stat(struct umbp_client *client, struct umbp_key key, struct umbp_entry_info *info_out);
 

@@ -13,6 +13,7 @@
 #include "client/client_priv.h"
 
 #define MEMORY_MAX 65536u
+#define CLOSE_LOOK_MS 5u /* how often a closer looks whether the calls in flight are done */
 
 static _Atomic uint64_t fork_epoch;
 static pthread_once_t fork_once = PTHREAD_ONCE_INIT;
@@ -39,14 +40,19 @@ static struct client_stripe *stripe_of(struct umbp_client *client)
     return &client->stripes[mine - 1];
 }
 
+/* The client may be gone once the count is down: nothing of it is touched after that. A closer that
+ * raises its flag between our look and our step is not told; it looks again by itself. */
 static void leave(struct umbp_client *client)
 {
-    (void)atomic_fetch_sub_explicit(&stripe_of(client)->calls, 1, memory_order_seq_cst);
-    if (UNLIKELY(atomic_load_explicit(&client->closing, memory_order_seq_cst))) {
-        mutex_lock(&client->lock);
-        condition_broadcast(&client->closed_or_left);
-        mutex_unlock(&client->lock);
+    struct client_stripe *stripe = stripe_of(client);
+    if (LIKELY(!atomic_load_explicit(&client->closing, memory_order_seq_cst))) {
+        (void)atomic_fetch_sub_explicit(&stripe->calls, 1, memory_order_seq_cst);
+        return;
     }
+    mutex_lock(&client->lock);
+    (void)atomic_fetch_sub_explicit(&stripe->calls, 1, memory_order_seq_cst);
+    condition_broadcast(&client->closed_or_left);
+    mutex_unlock(&client->lock);
 }
 
 static enum umbp_status enter(struct umbp_client *client)
@@ -159,7 +165,9 @@ enum umbp_status umbp_client_create(const struct umbp_config *config,
 static bool wait_for_calls(struct umbp_client *client, uint64_t deadline_ns)
 {
     while (calls_in_flight(client) > 0) {
-        if (!condition_wait(&client->closed_or_left, &client->lock, deadline_ns)) {
+        uint64_t look_ns = clock_deadline_ns(clock_monotonic(), CLOSE_LOOK_MS);
+        (void)condition_wait(&client->closed_or_left, &client->lock, u64_min(look_ns, deadline_ns));
+        if (!clock_left_ns(clock_monotonic(), deadline_ns)) {
             return calls_in_flight(client) == 0;
         }
     }
@@ -401,11 +409,18 @@ enum umbp_status umbp_list(struct umbp_client *client,
 enum umbp_status umbp_stat(struct umbp_client *client, struct umbp_key key,
                            struct umbp_entry_info *info_out)
 {
+    struct umbp_entry_info info = {0};
     enum umbp_status status;
     if (!info_out) {
         return UMBP_INVALID_VALUE;
     }
-    CLIENT_CALL(client, client->ops->stat(client->self, key, info_out));
+    CLIENT_CALL(client, client->ops->stat(client->self, key, &info));
+    if (status == UMBP_OK) {
+        /* As much as the caller's version of the structure has; 0 is this version. */
+        size_t room = info_out->struct_bytes ? info_out->struct_bytes : sizeof(info);
+        info.struct_bytes = size_min(room, sizeof(info));
+        memcpy(info_out, &info, info.struct_bytes);
+    }
     return status;
 }
 

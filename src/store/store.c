@@ -122,9 +122,13 @@ static void keep_watermark(struct store *store)
     if (store->copies) {
         copy_demote(store, store->upkeep_copier, used - store->dram_low_bytes,
                     store_deadline(store));
-    } else {
-        (void)evict_bytes(store, used - store->dram_low_bytes);
+        used = dram_bytes_total(store->dram) - dram_bytes_free(store->dram);
+        if (used <= store->dram_high_bytes) {
+            return;
+        }
+        /* The SSD can't take them, or not as fast as they come. */
     }
+    (void)evict_bytes(store, used - store->dram_low_bytes);
 }
 
 static void *upkeep_main(void *context)
@@ -158,12 +162,18 @@ static void *upkeep_main(void *context)
     }
 }
 
+static void upkeep_tell_stop(struct store *store)
+{
+    mutex_lock(&store->lock);
+    store->upkeep_stopping = true;
+    condition_signal(&store->upkeep_work);
+    mutex_unlock(&store->lock);
+}
+
 static bool upkeep_stop(struct store *store, uint64_t deadline_ns)
 {
     if (store->upkeep_started) {
         mutex_lock(&store->lock);
-        store->upkeep_stopping = true;
-        condition_signal(&store->upkeep_work);
         while (!store->upkeep_exited &&
                condition_wait(&store->upkeep_done, &store->lock, deadline_ns)) {
         }
@@ -238,6 +248,9 @@ static enum umbp_status make_ssd(struct store *store, char *error_out, size_t er
         }
         store->owns_disk = true;
     }
+    options->ssd.segment_bytes =
+        u64_min(options->ssd.segment_bytes ? options->ssd.segment_bytes : SSD_SEGMENT_BYTES_DEFAULT,
+                u64_max(options->ssd.bytes / 8, SSD_SEGMENT_BYTES_MIN));
     options->ssd.disk = store->disk;
     options->ssd.clock = store->clock;
     options->ssd.read_only = options->role == STORE_FOLLOWER;
@@ -245,8 +258,8 @@ static enum umbp_status make_ssd(struct store *store, char *error_out, size_t er
     enum umbp_status status =
         ssd_open(&options->ssd, &visitor, &store->ssd, &store->recovery, error_out, error_bytes);
     recover_finish(store);
-    if (!options->ssd.segment_bytes) {
-        options->ssd.segment_bytes = SSD_SEGMENT_BYTES_DEFAULT;
+    if (status == UMBP_OK) {
+        recover_generation(store, store->recovery.max_generation);
     }
     return status;
 }
@@ -346,6 +359,31 @@ static void clear_shard(struct store *store, struct shard *shard, uint64_t gener
     } while (handle);
 }
 
+/*
+ * A value that was put after the clear began may have been copied into a segment that it took away.
+ * It is dirty again, if it is in memory; else it went with what was cleared. (A copier that has not
+ * published its location yet finds out by itself.)
+ */
+static void heal_shard(struct store *store, struct shard *shard)
+{
+    uint64_t cursor = 0;
+    uint32_t handle;
+    mutex_lock(&shard->lock);
+    while ((handle = index_walk(shard, &cursor))) {
+        struct entry *entry = index_entry(shard, handle);
+        if (!entry->ssd.segment || ssd_location_is_live(store->ssd, entry->ssd)) {
+            continue;
+        }
+        bool in_dram = entry->flags & ENTRY_LISTED;
+        entry_drop_ssd(store, shard, handle);
+        if (in_dram) {
+            entry->flags &= (uint8_t)~ENTRY_SETTLED;
+            shard->dirty++;
+        }
+    }
+    mutex_unlock(&shard->lock);
+}
+
 enum umbp_status store_clear(struct store *store, uint64_t deadline_ns)
 {
     uint64_t generation = store_generation(store);
@@ -356,7 +394,11 @@ enum umbp_status store_clear(struct store *store, uint64_t deadline_ns)
     if (!store->copies) {
         return UMBP_OK;
     }
-    return ssd_clear(store->ssd, generation, deadline_ns);
+    enum umbp_status status = ssd_clear(store->ssd, generation, deadline_ns);
+    for (uint32_t s = 0; s < store->shard_count; s++) {
+        heal_shard(store, &store->shards[s]);
+    }
+    return status;
 }
 
 /* ------------------------------------------------------------------------------- close --- */
@@ -378,7 +420,9 @@ enum umbp_status store_close(struct store *store, uint64_t deadline_ns)
     }
     /* A little beyond the deadline, for threads that only have to notice. */
     uint64_t join_ns = u64_max(deadline_ns, clock_deadline_ns(clock_monotonic(), JOIN_GRACE_MS));
-    store->abandoned = !upkeep_stop(store, join_ns) || !copy_stop(store, join_ns);
+    upkeep_tell_stop(store);
+    bool copiers_left = !copy_stop(store, join_ns);
+    store->abandoned = !upkeep_stop(store, join_ns) || copiers_left;
     if (store->abandoned) {
         return UMBP_TIMEOUT;
     }

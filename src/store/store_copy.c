@@ -142,16 +142,21 @@ static unsigned gather(const struct store *store, const struct entry *entry, str
     return used;
 }
 
-static void prepare(struct copier *copier, const struct entry *entry, uint32_t index,
+static void prepare(struct store *store, struct copier *copier, struct entry *entry, uint32_t index,
                     struct iovec *iovs, unsigned iov_count)
 {
+    struct shard *shard = index_shard(store, entry->print);
+    mutex_lock(&shard->lock);
+    bool has_crc = entry->flags & ENTRY_HAS_CRC;
+    uint32_t crc = entry->crc;
+    mutex_unlock(&shard->lock);
     copier->appends[index] = (struct ssd_append){
         .key = {entry->key, entry->key_bytes},
         .generation = entry->generation,
         .value_bytes = entry->bytes,
         .depth = entry->depth,
-        .has_crc = entry->flags & ENTRY_HAS_CRC,
-        .value_crc = entry->crc,
+        .has_crc = has_crc,
+        .value_crc = crc,
         .iov = iovs,
         .iov_count = iov_count,
         .status = UMBP_TIMEOUT,
@@ -184,10 +189,10 @@ static uint32_t prepare_some(struct store *store, struct copier *copier, struct 
             }
             dram_read(store->dram, &entry->block, 0, copier->staged, entry->bytes);
             copier->iovs[0] = (struct iovec){copier->staged, entry->bytes};
-            prepare(copier, entry, 0, copier->iovs, 1);
+            prepare(store, copier, entry, 0, copier->iovs, 1);
             return 1;
         }
-        prepare(copier, entry, taken, copier->iovs + used, pieces);
+        prepare(store, copier, entry, taken, copier->iovs + used, pieces);
         used += pieces;
         bytes += entry->bytes;
     }
@@ -212,14 +217,23 @@ static void count_failure(struct store *store, enum umbp_status status)
     }
 }
 
-/* Under the shard's lock: the record lies on the disk. True if the pin was handed to the tombs. */
+/* Whether an append that ended so may have left a record behind. */
+static bool may_lie_on_disk(enum umbp_status status)
+{
+    return status == UMBP_OK || status == UMBP_IO || status == UMBP_TIMEOUT;
+}
+
+/*
+ * Under the shard's lock: the record lies on the disk, and the index may say so. Not if its segment
+ * was given up meanwhile: the visit of the reclaimer, which did not find this location in the
+ * index, would leave it dangling. The value then stays dirty, for another time.
+ */
 static bool publish_location(struct store *store, struct shard *shard, struct entry *entry,
                              const struct ssd_append *append)
 {
-    if (!(entry->flags & ENTRY_LINKED)) {
+    if (!ssd_location_is_live(store->ssd, append->location)) {
         ssd_mark_dead(store->ssd, append->location, entry->bytes, entry->key_bytes);
-        entry_bury(shard, entry);
-        return true;
+        return false;
     }
     if (entry_is_dirty(entry)) {
         shard->dirty--;
@@ -229,7 +243,22 @@ static bool publish_location(struct store *store, struct shard *shard, struct en
     entry->flags |= ENTRY_SETTLED | ENTRY_HAS_CRC;
     entry->flags &= (uint8_t)~ENTRY_REFERENCED;
     events_record(store, entry, STORE_TIER_SSD, true);
-    return false;
+    return true;
+}
+
+/* Under the shard's lock: the key was removed while its record was written. True if the caller's
+ * reference was handed to the tombstone. */
+static bool bury_orphan(struct store *store, struct shard *shard, struct entry *entry,
+                        const struct ssd_append *append)
+{
+    if (append->status == UMBP_OK) {
+        ssd_mark_dead(store->ssd, append->location, entry->bytes, entry->key_bytes);
+    }
+    if (!(entry->flags & ENTRY_ON_DISK) || !entry->stamp) {
+        return false;
+    }
+    entry_bury(shard, entry);
+    return true;
 }
 
 /* End ENTRY_COPYING. True if there is a tombstone to write now. */
@@ -240,23 +269,29 @@ static bool finish_entry(struct store *store, struct entry *entry, const struct 
     struct umbp_key key = {entry->key, entry->key_bytes};
     struct dram_block block = {0};
     bool buried = false;
-    bool gone = false;
+    bool may_drop = false;
 
     mutex_lock(&shard->lock);
     entry->flags &= (uint8_t)~ENTRY_COPYING;
     shard->copying--;
-    if (append->status == UMBP_OK) {
-        buried = publish_location(store, shard, entry, append);
-    } else if (append->status == UMBP_TOO_LARGE && entry_is_dirty(entry)) {
-        shard->dirty--;
+    if (may_lie_on_disk(append->status)) {
+        entry->flags |= ENTRY_ON_DISK;
+    }
+    if (!(entry->flags & ENTRY_LINKED)) {
+        buried = bury_orphan(store, shard, entry, append);
+    } else if (append->status == UMBP_OK) {
+        may_drop = publish_location(store, shard, entry, append);
+    } else if (append->status == UMBP_TOO_LARGE) {
+        if (entry_is_dirty(entry)) {
+            shard->dirty--;
+        }
         entry->flags |= ENTRY_SETTLED;
+        may_drop = true;
     }
     if (!buried) {
-        gone = !(entry->flags & ENTRY_LINKED);
-        uint32_t handle = gone ? 0 : index_find(shard, entry->print, key);
+        uint32_t handle = entry->flags & ENTRY_LINKED ? index_find(shard, entry->print, key) : 0;
         index_unref_locked(store, shard, entry, &block);
-        /* Written, or not to be written: either way the memory is wanted. */
-        if (demote && !gone && (entry->flags & ENTRY_LISTED) && index_is_unpinned(entry)) {
+        if (demote && may_drop && (entry->flags & ENTRY_LISTED) && index_is_unpinned(entry)) {
             entry_drop_dram(store, shard, handle, true, &block);
         }
     }
@@ -265,84 +300,83 @@ static bool finish_entry(struct store *store, struct entry *entry, const struct 
     if (append->status == UMBP_OK) {
         atomic_fetch_add_explicit(&store->copied.done, 1, memory_order_relaxed);
         atomic_fetch_add_explicit(&store->copied.bytes, append->value_bytes, memory_order_relaxed);
-    } else {
+    } else if (append->status != UMBP_STALE) {
         count_failure(store, append->status);
     }
     return buried;
 }
 
-/* Append what is prepared; make room and try again what found none. */
-static void append_with_room(struct store *store, struct copier *copier, uint32_t count,
-                             uint64_t deadline_ns)
-{
-    struct ssd_append *appends = copier->appends;
-    uint32_t first = 0;
+struct copy_round {
+    bool demote;
+    bool tombs;
+    bool any_ok;
+    enum umbp_status status; /* the first failure */
+};
 
-    for (int tries = 0; tries < COPY_TRIES && first < count; tries++) {
-        if (ssd_append(store->ssd, appends + first, count - first, false, deadline_ns) == UMBP_OK) {
-            return;
-        }
-        /* Space runs out for all that follow, or for none: go on from the first without. */
-        while (first < count && appends[first].status != UMBP_NO_SPACE) {
-            first++;
-        }
-        if (first == count || clock_left_ns(store->clock, deadline_ns) == 0) {
-            return;
-        }
-        if (reclaim_run(store, true, deadline_ns) != UMBP_OK) {
-            return;
-        }
-        for (uint32_t i = first; i < count; i++) {
-            if (appends[i].status != UMBP_NO_SPACE) {
-                /* Done already, or failed for good: keep it out of the next call. */
-                struct ssd_append swap = appends[first];
-                struct entry *entry = copier->entries[first];
-                appends[first] = appends[i];
-                copier->entries[first] = copier->entries[i];
-                appends[i] = swap;
-                copier->entries[i] = entry;
-                first++;
-            }
-        }
+/* Write as many as go into one call, and finish all but those that found no space, which are moved
+ * to the front of what is left. Returns how many were finished. */
+static uint32_t copy_round(struct store *store, struct copier *copier, struct entry **entries,
+                           uint32_t count, bool last_try, struct copy_round *round,
+                           uint64_t deadline_ns)
+{
+    uint32_t finished = 0;
+    uint32_t taken = prepare_some(store, copier, entries, count);
+
+    if (taken) {
+        /* Each has its own status. */
+        (void)!ssd_append(store->ssd, copier->appends, taken, false, deadline_ns);
+    } else {
+        taken = 1;
+        copier->appends[0].status = UMBP_NO_MEMORY;
     }
+    if (copier->staged) {
+        mem_unmap(copier->staged, copier->staged_bytes);
+        copier->staged = NULL;
+    }
+    for (uint32_t i = 0; i < taken; i++) {
+        const struct ssd_append *append = &copier->appends[i];
+        if (append->status == UMBP_NO_SPACE && !last_try) {
+            continue;
+        }
+        round->any_ok |= append->status == UMBP_OK;
+        if (append->status != UMBP_OK && round->status == UMBP_OK) {
+            round->status = append->status;
+        }
+        round->tombs |= finish_entry(store, entries[i], append, round->demote);
+        /* Out of the way, so that the others stay in front. */
+        entries[i] = entries[finished++];
+    }
+    return finished;
 }
 
 enum umbp_status copy_entries(struct store *store, struct copier *copier, struct entry **entries,
                               uint32_t count, bool demote, uint64_t deadline_ns)
 {
-    enum umbp_status result = UMBP_OK;
-    bool tombs = false;
+    struct copy_round round = {.demote = demote};
+    int tries = 0;
 
     while (count) {
-        uint32_t taken = prepare_some(store, copier, entries, count);
-        if (taken) {
-            for (uint32_t i = 0; i < taken; i++) {
-                copier->entries[i] = entries[i];
+        round.any_ok = false;
+        bool last_try = tries == COPY_TRIES || clock_left_ns(store->clock, deadline_ns) == 0;
+        uint32_t finished =
+            copy_round(store, copier, entries, count, last_try, &round, deadline_ns);
+        entries += finished;
+        count -= finished;
+        tries = round.any_ok ? 0 : tries;
+        if (count && !finished) {
+            /* Everything found the tier full. What was finished is published by now. */
+            if (reclaim_run(store, true, deadline_ns) != UMBP_OK) {
+                tries = COPY_TRIES;
+            } else {
+                tries++;
             }
-            append_with_room(store, copier, taken, deadline_ns);
-        } else {
-            taken = 1;
-            copier->entries[0] = entries[0];
-            copier->appends[0].status = UMBP_NO_MEMORY;
         }
-        for (uint32_t i = 0; i < taken; i++) {
-            if (copier->appends[i].status != UMBP_OK && result == UMBP_OK) {
-                result = copier->appends[i].status;
-            }
-            tombs |= finish_entry(store, copier->entries[i], &copier->appends[i], demote);
-        }
-        if (copier->staged) {
-            mem_unmap(copier->staged, copier->staged_bytes);
-            copier->staged = NULL;
-        }
-        entries += taken;
-        count -= taken;
     }
-    if (tombs) {
+    if (round.tombs) {
         copy_wake(store, true, false);
     }
     tell_flushers(store);
-    return result;
+    return round.status;
 }
 
 /* --------------------------------------------------------------------------- tombstones -- */
@@ -358,10 +392,8 @@ static uint32_t take_tombs(struct shard *shard, struct entry **entries)
         if (!shard->tomb_oldest) {
             shard->tomb_newest = 0;
         }
-        entry->flags &= (uint8_t)~ENTRY_TOMB;
         entries[count++] = entry;
     }
-    /* `tombs` falls only when they are written: flush waits for it. */
     mutex_unlock(&shard->lock);
     return count;
 }
@@ -373,7 +405,7 @@ static enum umbp_status write_tombs(struct store *store, struct copier *copier, 
         const struct entry *entry = copier->entries[i];
         copier->appends[i] = (struct ssd_append){
             .key = {entry->key, entry->key_bytes},
-            .generation = store_generation(store),
+            .generation = entry->stamp, /* of when it was removed */
             .is_tombstone = true,
             .status = UMBP_TIMEOUT,
         };
@@ -382,12 +414,21 @@ static enum umbp_status write_tombs(struct store *store, struct copier *copier, 
     for (uint32_t i = 0; i < count; i++) {
         struct entry *entry = copier->entries[i];
         bool written = copier->appends[i].status == UMBP_OK;
+        struct dram_block block = {0};
         mutex_lock(&shard->lock);
-        shard->tombs--;
-        if (!written) {
-            entry_bury(shard, entry); /* counts it again */
+        if (written) {
+            shard->tombs_written++;
+        } else {
+            entry_bury(shard, entry);
+            shard->tombs_made--; /* it was counted when it was removed */
+            if (index_is_unpinned(entry)) {
+                /* A reader held it then; the memory need not wait for the disk. */
+                block = entry->block;
+                entry->block = (struct dram_block){0};
+            }
         }
         mutex_unlock(&shard->lock);
+        dram_free(store->dram, &block);
         if (written) {
             atomic_fetch_add_explicit(&store->copied.tombstones, 1, memory_order_relaxed);
             index_unref(store, entry);
@@ -448,19 +489,24 @@ static struct copy_work wait_for_work(struct store *store, struct copier *copier
     return work;
 }
 
+/* Pinned memory can't be evicted: no more is pinned at a time than is written at a time. */
 static void copy_tickets(struct store *store, struct copier *copier, uint32_t count)
 {
     struct entry *pinned[COPY_BATCH_MAX];
-    uint32_t pins = 0;
+    uint32_t at = 0;
 
-    for (uint32_t i = 0; i < count; i++) {
-        struct entry *entry = pin_ticket(store, &copier->tickets[i]);
-        if (entry) {
-            pinned[pins++] = entry;
+    while (at < count) {
+        uint32_t pins = 0;
+        uint64_t bytes = 0;
+        while (at < count && bytes < COPY_BATCH_BYTES) {
+            struct entry *entry = pin_ticket(store, &copier->tickets[at++]);
+            if (entry) {
+                bytes += entry->bytes;
+                pinned[pins++] = entry;
+            } else {
+                atomic_fetch_add_explicit(&store->copied.drops_gone, 1, memory_order_relaxed);
+            }
         }
-    }
-    atomic_fetch_add_explicit(&store->copied.drops_gone, count - pins, memory_order_relaxed);
-    if (pins) {
         /* Failures are counted where they happen; the values stay dirty for the next occasion. */
         (void)!copy_entries(store, copier, pinned, pins, false, store_deadline(store));
     }
@@ -475,11 +521,11 @@ static void *copier_main(void *context)
         if (work.stop) {
             break;
         }
-        if (work.tickets) {
-            copy_tickets(store, copier, work.tickets);
-        }
         if (work.tombs) {
             (void)!copy_tombstones(store, copier, store_deadline(store));
+        }
+        if (work.tickets) {
+            copy_tickets(store, copier, work.tickets);
         }
         if (work.reclaim || reclaim_is_due(store)) {
             (void)!reclaim_run(store, false, store_deadline(store));
@@ -578,7 +624,34 @@ struct flush_pass {
     enum umbp_status status;
     bool copying; /* some are in a copier's hands */
     bool wrote;
+    uint64_t tombs[STORE_SHARDS_MAX]; /* tombstones that had been asked for, by shard */
 };
+
+/* Under the shard's lock: pin the next dirty values behind the cursor, within one write's worth. */
+static uint32_t flush_pin(struct shard *shard, struct flush_pass *pass, uint64_t *cursor,
+                          struct entry **entries, bool *more_out)
+{
+    uint32_t count = 0;
+    uint64_t bytes = 0;
+    uint32_t handle = 0;
+
+    while (shard->dirty && count < COPY_BATCH_MAX && bytes < COPY_BATCH_BYTES &&
+           (handle = index_walk(shard, cursor))) {
+        struct entry *entry = index_entry(shard, handle);
+        if (!entry_is_dirty(entry) || entry->generation > pass->generation) {
+            continue;
+        }
+        if (entry->flags & ENTRY_COPYING) {
+            pass->copying = true;
+            continue;
+        }
+        begin_copy(shard, entry);
+        bytes += entry->bytes;
+        entries[count++] = entry;
+    }
+    *more_out = handle != 0;
+    return count;
+}
 
 static void flush_shard(struct store *store, struct copier *copier, struct shard *shard,
                         struct flush_pass *pass, uint64_t deadline_ns)
@@ -586,50 +659,50 @@ static void flush_shard(struct store *store, struct copier *copier, struct shard
     struct entry *entries[COPY_BATCH_MAX];
     uint64_t cursor = 0;
     uint64_t mask = 0;
-    uint32_t handle;
+    bool more;
 
     do {
-        uint32_t count = 0;
         mutex_lock(&shard->lock);
         uint64_t mask_now = atomic_load_explicit(&shard->bucket_mask, memory_order_relaxed);
         if (mask != mask_now) {
             mask = mask_now; /* the table grew: what was to come may lie behind the cursor now */
             cursor = 0;
         }
-        handle = 0;
-        while (shard->dirty && count < COPY_BATCH_MAX && (handle = index_walk(shard, &cursor))) {
-            struct entry *entry = index_entry(shard, handle);
-            if (!entry_is_dirty(entry) || entry->generation > pass->generation) {
-                continue;
-            }
-            if (entry->flags & ENTRY_COPYING) {
-                pass->copying = true;
-                continue;
-            }
-            begin_copy(shard, entry);
-            entries[count++] = entry;
-        }
+        uint32_t count = flush_pin(shard, pass, &cursor, entries, &more);
         mutex_unlock(&shard->lock);
         if (count) {
             enum umbp_status status =
                 copy_entries(store, copier, entries, count, false, deadline_ns);
             pass->wrote = true;
-            if (status != UMBP_OK && status != UMBP_TOO_LARGE) {
+            /* Too large for the SSD for ever; or its segment was cleared away: the next pass. */
+            if (status != UMBP_OK && status != UMBP_TOO_LARGE && status != UMBP_STALE) {
                 pass->status = status;
             }
         }
-    } while (handle && pass->status == UMBP_OK);
+    } while (more && pass->status == UMBP_OK);
 }
 
-static bool any_tombs(struct store *store)
+/* Whether tombstones of before the flush are still to be written. */
+static bool tombs_missing(struct store *store, const struct flush_pass *pass)
 {
-    bool any = false;
-    for (uint32_t s = 0; s < store->shard_count && !any; s++) {
+    bool missing = false;
+    for (uint32_t s = 0; s < store->shard_count && !missing; s++) {
         mutex_lock(&store->shards[s].lock);
-        any = store->shards[s].tombs > 0;
+        missing = store->shards[s].tombs_written < pass->tombs[s];
         mutex_unlock(&store->shards[s].lock);
     }
-    return any;
+    return missing;
+}
+
+static void begin_flush(struct store *store, struct flush_pass *pass)
+{
+    pass->status = UMBP_OK;
+    pass->generation = atomic_load_explicit(&store->generation, memory_order_relaxed);
+    for (uint32_t s = 0; s < store->shard_count; s++) {
+        mutex_lock(&store->shards[s].lock);
+        pass->tombs[s] = store->shards[s].tombs_made;
+        mutex_unlock(&store->shards[s].lock);
+    }
 }
 
 /* A copier tells when it is done with something; look again then, or after a moment. */
@@ -643,9 +716,8 @@ static void wait_for_copiers(struct store *store)
 
 static enum umbp_status flush_all(struct store *store, struct copier *copier, uint64_t deadline_ns)
 {
-    struct flush_pass pass = {
-        .generation = atomic_load_explicit(&store->generation, memory_order_relaxed),
-    };
+    struct flush_pass pass;
+    begin_flush(store, &pass);
     for (;;) {
         pass.copying = false;
         pass.wrote = false;
@@ -658,7 +730,7 @@ static enum umbp_status flush_all(struct store *store, struct copier *copier, ui
         if (pass.status != UMBP_OK) {
             return pass.status;
         }
-        if (!pass.copying && !pass.wrote && !any_tombs(store)) {
+        if (!pass.copying && !pass.wrote && !tombs_missing(store, &pass)) {
             return UMBP_OK;
         }
         if (clock_left_ns(store->clock, deadline_ns) == 0) {

@@ -47,12 +47,14 @@ static void leave_list(struct store *store, struct shard *shard, uint32_t handle
     events_record(store, entry, STORE_TIER_DRAM, false);
 }
 
-/* The index's own reference goes with the link. */
-static void let_go(struct store *store, struct shard *shard, uint32_t handle,
+/* The index's own reference goes with the link. `tomb` is the generation of the tombstone that
+ * whoever is writing the entry to the disk now has to put behind it; 0 for none. */
+static void let_go(struct store *store, struct shard *shard, uint32_t handle, uint64_t tomb,
                    struct dram_block *block_out)
 {
     struct entry *entry = index_entry(shard, handle);
     index_unlink(shard, handle);
+    entry->stamp = tomb;
     index_unref_locked(store, shard, entry, block_out);
 }
 
@@ -73,7 +75,7 @@ void entry_drop_dram(struct store *store, struct shard *shard, uint32_t handle, 
     *block_out = entry->block;
     entry->block = none;
     if (!entry->ssd.segment) {
-        let_go(store, shard, handle, &none);
+        let_go(store, shard, handle, 0, &none);
     }
 }
 
@@ -92,14 +94,13 @@ void entry_drop_ssd(struct store *store, struct shard *shard, uint32_t handle)
 
     lose_location(store, entry);
     if (!(entry->flags & ENTRY_LISTED)) {
-        let_go(store, shard, handle, &none);
+        let_go(store, shard, handle, 0, &none);
     }
 }
 
 void entry_bury(struct shard *shard, struct entry *entry)
 {
     uint32_t handle = entry->prev;
-    entry->flags |= ENTRY_TOMB;
     entry->next = 0;
     if (shard->tomb_newest) {
         index_entry(shard, shard->tomb_newest)->next = handle;
@@ -107,25 +108,26 @@ void entry_bury(struct shard *shard, struct entry *entry)
         shard->tomb_oldest = handle;
     }
     shard->tomb_newest = handle;
-    shard->tombs++;
+    shard->tombs_made++;
 }
 
 void entry_remove(struct store *store, struct shard *shard, uint32_t handle, bool bury,
                   struct dram_block *block_out)
 {
     struct entry *entry = index_entry(shard, handle);
-    bool on_ssd = entry->ssd.segment != 0;
+    uint64_t tomb = bury && store->copies ? store_generation(store) : 0;
 
     *block_out = (struct dram_block){0};
     if (entry->flags & ENTRY_LISTED) {
         leave_list(store, shard, handle, false);
     }
-    if (on_ssd) {
+    if (entry->ssd.segment) {
         lose_location(store, entry);
     }
-    /* A record that is being written now is buried by its copier, once it lies on the disk. */
-    if (bury && on_ssd && store->copies && !(entry->flags & ENTRY_COPYING)) {
+    /* What is being written now is buried by its writer, behind the record. */
+    if (tomb && (entry->flags & ENTRY_ON_DISK) && !(entry->flags & ENTRY_COPYING)) {
         index_unlink(shard, handle);
+        entry->stamp = tomb;
         if (index_is_unpinned(entry)) {
             *block_out = entry->block;
             entry->block = (struct dram_block){0};
@@ -133,7 +135,7 @@ void entry_remove(struct store *store, struct shard *shard, uint32_t handle, boo
         entry_bury(shard, entry);
         return;
     }
-    let_go(store, shard, handle, block_out);
+    let_go(store, shard, handle, tomb, block_out);
 }
 
 /* ------------------------------------------------------------------------------ publish -- */

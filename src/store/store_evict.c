@@ -25,6 +25,8 @@
 #define CANDIDATES_WANTED 1024u
 #define FREE_BATCH 32u
 #define GROUP_MAX 256u
+#define BARREN_MAX 2u
+#define CLEAN_TRIES 256u
 
 /* ---------------------------------------------------------------------------- candidates - */
 
@@ -132,25 +134,48 @@ static bool is_current(const struct store *store, const struct candidate *candid
            (entry->flags & (ENTRY_LINKED | ENTRY_LISTED)) == (ENTRY_LINKED | ENTRY_LISTED);
 }
 
-static bool is_current_locked(struct store *store, const struct candidate *candidate)
+enum standing {
+    STANDING_GONE,
+    STANDING_PINNED,
+    STANDING_FREE
+};
+
+/* Under the shard's lock. A reader's pin is an access: the entry is renewed, and out of the way. */
+static enum standing standing_of(struct store *store, struct shard *shard,
+                                 const struct candidate *candidate, bool take_copying)
+{
+    if (!is_current(store, candidate)) {
+        return STANDING_GONE;
+    }
+    struct entry *entry = index_entry(shard, candidate->handle);
+    if (index_is_unpinned(entry)) {
+        return STANDING_FREE;
+    }
+    if (!(entry->flags & ENTRY_COPYING) || take_copying) {
+        policy_renew(store, shard, candidate->handle,
+                     entry->flags & ENTRY_QUEUE_MAIN ? POLICY_MAIN : POLICY_SMALL);
+    }
+    return STANDING_PINNED;
+}
+
+static bool is_free(struct store *store, const struct candidate *candidate, bool take_copying)
 {
     struct shard *shard = &store->shards[candidate->shard];
     mutex_lock(&shard->lock);
-    bool current = is_current(store, candidate);
+    enum standing standing = standing_of(store, shard, candidate, take_copying);
     mutex_unlock(&shard->lock);
-    return current;
+    return standing == STANDING_FREE;
 }
 
-/* Drop what is no longer current among the window, so that the window holds true candidates only.
- */
-static uint32_t settle_window(struct store *store, struct candidate_list *list)
+/* Drop what can't go from the window, so that it holds true candidates only. */
+static uint32_t settle_window(struct store *store, struct candidate_list *list, bool take_copying)
 {
     uint32_t kept = 0;
     uint32_t window = store->options.candidate_window;
     uint32_t at = list->next;
 
     for (; at < list->count && kept < window; at++) {
-        if (is_current_locked(store, &list->items[at])) {
+        if (is_free(store, &list->items[at], take_copying)) {
             struct candidate keep = list->items[at];
             list->items[at] = list->items[list->next + kept];
             list->items[list->next + kept] = keep;
@@ -167,7 +192,7 @@ static uint32_t settle_window(struct store *store, struct candidate_list *list)
 }
 
 /* The next candidate of the queue, by the policy; false when the array is used up. */
-static bool next_candidate(struct store *store, enum policy_queue queue,
+static bool next_candidate(struct store *store, enum policy_queue queue, bool take_copying,
                            struct candidate *candidate_out)
 {
     struct candidate_list *list = &store->evictor.lists[queue];
@@ -178,7 +203,7 @@ static bool next_candidate(struct store *store, enum policy_queue queue,
         *candidate_out = list->items[list->next++];
         return true;
     }
-    uint32_t window = settle_window(store, list);
+    uint32_t window = settle_window(store, list, take_copying);
     if (!window || (window < store->options.candidate_window && !list->fresh)) {
         return false; /* younger ones may compete too: look again */
     }
@@ -208,7 +233,11 @@ struct eviction {
     struct entry **demoted;
     uint32_t demoted_count;
     uint32_t demoted_max;
+    uint64_t demoted_bytes;
     bool take_copying; /* renew entries that a copier holds: nothing else is left */
+    bool clean_only;   /* leave what the SSD does not have */
+    bool other_queue;  /* the policy's choice had nothing that can go */
+    uint64_t moves;    /* steps that brought eviction nearer: frees, second chances */
 };
 
 static void free_blocks(struct eviction *eviction)
@@ -228,6 +257,7 @@ static void evict_entry(struct eviction *eviction, struct shard *shard, uint32_t
             entry->flags |= ENTRY_COPYING;
             shard->copying++;
             eviction->demoted[eviction->demoted_count++] = entry;
+            eviction->demoted_bytes += bytes;
             eviction->freed += bytes;
         }
         return;
@@ -277,17 +307,17 @@ static void try_candidate(struct eviction *eviction, struct shard *shard,
                           const struct candidate *candidate)
 {
     struct store *store = eviction->store;
-    if (!is_current(store, candidate)) {
+    enum standing standing = standing_of(store, shard, candidate, eviction->take_copying);
+    if (standing != STANDING_FREE) {
+        eviction->other_queue ^= standing == STANDING_PINNED;
         return;
     }
     struct entry *entry = index_entry(shard, candidate->handle);
-    enum policy_queue queue = entry->flags & ENTRY_QUEUE_MAIN ? POLICY_MAIN : POLICY_SMALL;
-    if (!index_is_unpinned(entry)) {
-        if (!(entry->flags & ENTRY_COPYING) || eviction->take_copying) {
-            policy_renew(store, shard, candidate->handle, queue);
-        }
+    if (eviction->clean_only && !entry->ssd.segment) {
         return;
     }
+    eviction->moves++;
+    eviction->other_queue = false;
     if (store->policy->judge(entry) == POLICY_TO_MAIN) {
         policy_renew(store, shard, candidate->handle, POLICY_MAIN);
         return;
@@ -298,44 +328,45 @@ static void try_candidate(struct eviction *eviction, struct shard *shard,
     evict_entry(eviction, shard, candidate->handle);
 }
 
-static enum policy_queue queue_to_evict(struct store *store)
+static enum policy_queue queue_to_evict(struct store *store, bool other_queue)
 {
     uint64_t bytes[POLICY_QUEUES];
     for (int queue = 0; queue < POLICY_QUEUES; queue++) {
         bytes[queue] = atomic_load_explicit(&store->queue_bytes[queue], memory_order_relaxed);
     }
     enum policy_queue queue = store->policy->queue_to_evict(bytes);
-    if (!bytes[queue]) {
-        queue = queue == POLICY_MAIN ? POLICY_SMALL : POLICY_MAIN;
-    }
-    return queue;
+    enum policy_queue other = queue == POLICY_MAIN ? POLICY_SMALL : POLICY_MAIN;
+    return (other_queue || !bytes[queue]) && bytes[other] ? other : queue;
 }
 
-/* Evict in order until `bytes` are freed, or nothing more can be. */
-static void evict_until(struct eviction *eviction, uint64_t bytes)
+/*
+ * Evict in order until `bytes` are freed, or nothing more can be: everything is pinned, which shows
+ * in refill after refill without a move, or the tries are used up, which bounds the time that the
+ * lock is held.
+ */
+static void evict_until(struct eviction *eviction, uint64_t bytes, uint64_t tries)
 {
     struct store *store = eviction->store;
     struct evictor *evictor = &store->evictor;
-    uint64_t tries_left =
-        atomic_load_explicit(&store->entries, memory_order_relaxed) * (HEAT_ROUNDS + 1) + 1024;
     uint32_t barren_refills = 0;
-    uint64_t freed_before = eviction->freed;
+    uint64_t moves_before = 0;
 
     mutex_lock(&evictor->lock);
-    while (eviction->freed < bytes && tries_left-- > 0) {
-        enum policy_queue queue = queue_to_evict(store);
+    while (eviction->freed < bytes && tries-- > 0) {
+        enum policy_queue queue = queue_to_evict(store, eviction->other_queue);
         struct candidate candidate;
-        if (!next_candidate(store, queue, &candidate)) {
-            if (eviction->freed == freed_before && ++barren_refills > 2) {
+        if (!next_candidate(store, queue, eviction->take_copying, &candidate)) {
+            if (eviction->moves == moves_before && ++barren_refills > BARREN_MAX) {
                 if (eviction->take_copying) {
                     break;
                 }
                 eviction->take_copying = true;
+                barren_refills = 0;
             }
-            freed_before = eviction->freed;
+            moves_before = eviction->moves;
             refill(store, queue);
             if (!evictor->lists[queue].count) {
-                break;
+                eviction->other_queue = !eviction->other_queue;
             }
             continue;
         }
@@ -343,7 +374,8 @@ static void evict_until(struct eviction *eviction, uint64_t bytes)
         mutex_lock(&shard->lock);
         try_candidate(eviction, shard, &candidate);
         mutex_unlock(&shard->lock);
-        if (eviction->demoted && eviction->demoted_count == eviction->demoted_max) {
+        if (eviction->demoted && (eviction->demoted_count == eviction->demoted_max ||
+                                  eviction->demoted_bytes >= COPY_BATCH_BYTES)) {
             break;
         }
     }
@@ -351,17 +383,41 @@ static void evict_until(struct eviction *eviction, uint64_t bytes)
     mutex_unlock(&evictor->lock);
 }
 
+static void eviction_init(struct eviction *eviction, struct store *store)
+{
+    /* Not the blocks: they are written before they are read. */
+    eviction->store = store;
+    eviction->freed = 0;
+    eviction->block_count = 0;
+    eviction->demoted = NULL;
+    eviction->demoted_count = 0;
+    eviction->demoted_max = 0;
+    eviction->demoted_bytes = 0;
+    eviction->take_copying = false;
+    eviction->clean_only = false;
+    eviction->other_queue = false;
+    eviction->moves = 0;
+}
+
+static uint64_t all_tries(const struct store *store)
+{
+    return atomic_load_explicit(&store->entries, memory_order_relaxed) * (HEAT_ROUNDS + 1) + 1024;
+}
+
 uint64_t evict_bytes(struct store *store, uint64_t bytes)
 {
     struct eviction eviction;
-    eviction.store = store;
-    eviction.freed = 0;
-    eviction.block_count = 0;
-    eviction.demoted = NULL;
-    eviction.demoted_count = 0;
-    eviction.demoted_max = 0;
-    eviction.take_copying = false;
-    evict_until(&eviction, bytes);
+    eviction_init(&eviction, store);
+    evict_until(&eviction, bytes, all_tries(store));
+    return eviction.freed;
+}
+
+uint64_t evict_clean_bytes(struct store *store, uint64_t bytes)
+{
+    struct eviction eviction;
+    eviction_init(&eviction, store);
+    eviction.clean_only = true;
+    evict_until(&eviction, bytes, CLEAN_TRIES);
     return eviction.freed;
 }
 
@@ -369,14 +425,10 @@ uint32_t evict_for_demotion(struct store *store, uint64_t bytes, struct entry **
                             uint32_t max, uint64_t *freed_out)
 {
     struct eviction eviction;
-    eviction.store = store;
-    eviction.freed = 0;
-    eviction.block_count = 0;
+    eviction_init(&eviction, store);
     eviction.demoted = entries_out;
-    eviction.demoted_count = 0;
     eviction.demoted_max = max;
-    eviction.take_copying = false;
-    evict_until(&eviction, bytes);
+    evict_until(&eviction, bytes, all_tries(store));
     *freed_out = eviction.freed;
     return eviction.demoted_count;
 }

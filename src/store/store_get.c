@@ -14,6 +14,7 @@
 
 #define GET_CHUNK 128u
 #define STALE_TRIES 3
+#define ANY_SIZE UINT64_MAX
 
 _Static_assert(sizeof(struct umbp_range) == sizeof(struct ssd_range) &&
                    offsetof(struct umbp_range, data) == offsetof(struct ssd_range, to) &&
@@ -33,6 +34,7 @@ struct hit {
 
 struct get_chunk {
     struct store *store;
+    uint64_t deadline_ns;
     const struct umbp_range_item *items;
     enum umbp_status *statuses;
     struct fingerprint prints[GET_CHUNK];
@@ -92,7 +94,7 @@ static enum umbp_status pin_hit(struct get_chunk *chunk, struct shard *shard, ui
     const struct umbp_range_item *item = &chunk->items[index];
     struct entry *entry = index_entry(shard, handle);
 
-    if (item->object_bytes != UINT64_MAX && item->object_bytes != entry->bytes) {
+    if (item->object_bytes != ANY_SIZE && item->object_bytes != entry->bytes) {
         shard->counters.size_mismatches++;
         return UMBP_SIZE_MISMATCH;
     }
@@ -175,8 +177,13 @@ static bool block_is_intact(struct store *store, const struct hit *hit)
     return crc == hit->crc;
 }
 
-/* The entry failed a check: out of the index with it, if it is still there. */
-static void drop_corrupt(struct store *store, const struct hit *hit)
+static bool same_place(struct ssd_location a, struct ssd_location b)
+{
+    return a.segment == b.segment && a.block == b.block;
+}
+
+/* The bytes in memory failed their check: the key goes, and its SSD copy with it. */
+static void drop_corrupt_dram(struct store *store, const struct hit *hit)
 {
     struct entry *entry = hit->entry;
     struct shard *shard = index_shard(store, entry->print);
@@ -193,9 +200,39 @@ static void drop_corrupt(struct store *store, const struct hit *hit)
     dram_free(store->dram, &block);
     copy_wake(store, true, false);
     if (log_limit_pass(&store->log_corrupt, 60000, &held_back)) {
-        log_error("value_corrupt", "generation=%llu tier=%s suppressed=%llu",
-                  (unsigned long long)hit->generation, hit->block.extents ? "dram" : "ssd",
-                  (unsigned long long)held_back);
+        log_error("memory_corrupt", "generation=%llu suppressed=%llu",
+                  (unsigned long long)hit->generation, (unsigned long long)held_back);
+    }
+}
+
+/*
+ * The record could not be had from where the index says it is: corrupt (counted), unreadable, or
+ * its segment gone. If the index still says so, it is wrong: what it says becomes a miss, and a
+ * later put stores the value again. (A record that was only moved is found at its new place by the
+ * next look.)
+ */
+static void drop_record(struct store *store, const struct hit *hit, const struct ssd_read *read)
+{
+    struct entry *entry = hit->entry;
+    struct shard *shard = index_shard(store, entry->print);
+    struct dram_block block = {0};
+    bool corrupt = read->status == UMBP_CORRUPT;
+
+    mutex_lock(&shard->lock);
+    shard->counters.corrupt += corrupt;
+    if ((entry->flags & ENTRY_LINKED) && same_place(entry->ssd, read->location)) {
+        struct umbp_key key = {entry->key, entry->key_bytes};
+        uint32_t handle = index_find(shard, entry->print, key);
+        if (entry->flags & (ENTRY_LISTED | ENTRY_COPYING)) {
+            entry_drop_ssd(store, shard, handle);
+        } else {
+            entry_remove(store, shard, handle, corrupt, &block);
+        }
+    }
+    mutex_unlock(&shard->lock);
+    dram_free(store->dram, &block);
+    if (corrupt) {
+        copy_wake(store, true, false);
     }
 }
 
@@ -212,7 +249,7 @@ static void finish_dram(struct get_chunk *chunk)
         struct hit *hit = &chunk->dram[i];
         if (store->options.dram_checksum && hit->has_crc && !block_is_intact(store, hit)) {
             chunk->statuses[hit->item] = UMBP_CORRUPT;
-            drop_corrupt(store, hit);
+            drop_corrupt_dram(store, hit);
         }
         index_unref(store, hit->entry);
     }
@@ -221,25 +258,47 @@ static void finish_dram(struct get_chunk *chunk)
 
 /* --------------------------------------------------------------------------------- SSD --- */
 
-/* The whole value is in one piece in the caller's buffer: keep a copy in DRAM, if there is room to
- * be made. The caller may not touch its buffer before the call returns. */
+/* Copy, and say whether what was copied is what was read from the disk: the caller's buffer may be
+ * the target of another item too, or be written by a thread that should not. */
+static bool copy_checked(struct store *store, const struct dram_block *block, const char *from,
+                         uint64_t bytes, uint32_t crc)
+{
+    uint32_t sum = 0;
+    uint32_t cursor = 0;
+    for (uint64_t done = 0; done < bytes;) {
+        struct dram_piece piece = dram_piece_at(store->dram, block, done, &cursor);
+        uint64_t part = u64_min(piece.bytes, bytes - done);
+        sum = copy_bytes_crc(piece.data, from + done, part, sum);
+        done += part;
+    }
+    return sum == crc;
+}
+
+/*
+ * The whole value lies in the caller's buffer: keep a copy in DRAM, if there is room, or if values
+ * can go that the SSD has too. A read neither waits for room nor costs an uncopied value its place.
+ */
 static void promote(struct store *store, const struct umbp_range_item *item, const struct hit *hit,
                     uint32_t crc)
 {
     struct dram_block block;
     uint64_t bytes = hit->entry->bytes;
-    size_t done = 0;
+    uint64_t need = dram_footprint(bytes);
 
     if (item->range_count != 1 || item->ranges[0].bytes != bytes || item->ranges[0].offset ||
-        dram_footprint(bytes) > dram_bytes_total(store->dram)) {
+        need > dram_bytes_total(store->dram)) {
         return;
     }
-    if (alloc_blocks(store, &bytes, 1, &block, &done) == UMBP_OK) {
-        dram_write(store->dram, &block, 0, item->ranges[0].data, bytes);
-        if (!attach_block(store, hit->entry, hit->generation, crc, &block)) {
-            dram_free(store->dram, &block);
-        }
-        alloc_published(store);
+    uint64_t free_bytes = dram_bytes_free(store->dram);
+    if (need > free_bytes && evict_clean_bytes(store, need - free_bytes) == 0) {
+        return;
+    }
+    if (dram_alloc(store->dram, bytes, &block) != UMBP_OK) {
+        return;
+    }
+    if (!copy_checked(store, &block, item->ranges[0].data, bytes, crc) ||
+        !attach_block(store, hit->entry, hit->generation, crc, &block)) {
+        dram_free(store->dram, &block);
     }
 }
 
@@ -268,7 +327,7 @@ static uint32_t finish_ssd(struct get_chunk *chunk, uint32_t *again, bool last_t
         chunk->reads[i].status = UMBP_TIMEOUT;
     }
     /* Each item has its own status; the call's says nothing more. */
-    (void)!ssd_read(store->ssd, chunk->reads, chunk->ssd_count, NULL, NULL, store_deadline(store));
+    (void)!ssd_read(store->ssd, chunk->reads, chunk->ssd_count, NULL, NULL, chunk->deadline_ns);
     for (uint32_t i = 0; i < chunk->ssd_count; i++) {
         struct ssd_read *read = &chunk->reads[i];
         struct hit *hit = &chunk->ssd[i];
@@ -279,12 +338,13 @@ static uint32_t finish_ssd(struct get_chunk *chunk, uint32_t *again, bool last_t
             if (store->options.promote_on_read) {
                 promote(store, item, hit, read->value_crc);
             }
-        } else if (read->status == UMBP_CORRUPT) {
-            drop_corrupt(store, hit);
-        } else if (read->status == UMBP_STALE) {
-            chunk->statuses[hit->item] = UMBP_NOT_FOUND;
-            if (!last_try) {
-                again[stale++] = hit->item;
+        } else if (read->status != UMBP_TIMEOUT) {
+            drop_record(store, hit, read);
+            if (read->status == UMBP_STALE) {
+                chunk->statuses[hit->item] = UMBP_NOT_FOUND;
+                if (!last_try) {
+                    again[stale++] = hit->item;
+                }
             }
         }
         index_unref(store, hit->entry);
@@ -294,7 +354,7 @@ static uint32_t finish_ssd(struct get_chunk *chunk, uint32_t *again, bool last_t
 }
 
 static void get_chunk(struct store *store, const struct umbp_range_item *items, size_t count,
-                      enum umbp_status *statuses)
+                      enum umbp_status *statuses, uint64_t deadline_ns)
 {
     struct get_chunk chunk;
     uint32_t again[GET_CHUNK];
@@ -302,6 +362,7 @@ static void get_chunk(struct store *store, const struct umbp_range_item *items, 
     bool follower = store->options.role == STORE_FOLLOWER;
 
     chunk.store = store;
+    chunk.deadline_ns = deadline_ns;
     chunk.items = items;
     chunk.statuses = statuses;
     chunk.dram_count = 0;
@@ -339,12 +400,13 @@ static void get_chunk(struct store *store, const struct umbp_range_item *items, 
 
 /* --------------------------------------------------------------------------------- doors - */
 
+/* No stored value is as large as ANY_SIZE: asked for by a caller, it is a size that does not match.
+ */
+static uint64_t size_asked(uint64_t bytes) { return bytes == ANY_SIZE ? ANY_SIZE - 1 : bytes; }
+
 static enum umbp_status check_batch(const void *items, size_t count, enum umbp_status *statuses)
 {
     if (count > UMBP_BATCH_MAX) {
-        if (statuses) {
-            fill_statuses(statuses, count, UMBP_LIMIT);
-        }
         return UMBP_LIMIT;
     }
     return count && (!items || !statuses) ? UMBP_INVALID_VALUE : UMBP_OK;
@@ -355,15 +417,18 @@ enum umbp_status store_batch_get_ranges(struct store *store, const struct umbp_r
 {
     struct umbp_range_item objects[GET_CHUNK];
     enum umbp_status status = check_batch(items, count, statuses_out);
+    uint64_t deadline_ns = store_deadline(store);
 
     for (size_t at = 0; status == UMBP_OK && at < count; at += GET_CHUNK) {
         size_t part = size_min(GET_CHUNK, count - at);
         for (size_t i = 0; i < part; i++) {
             objects[i] = items[at + i];
-            objects[i].object_bytes =
-                items[at + i].object_bytes ? items[at + i].object_bytes : UINT64_MAX;
+            objects[i].object_bytes = size_asked(items[at + i].object_bytes);
+            if (!items[at + i].object_bytes) {
+                objects[i].object_bytes = ANY_SIZE;
+            }
         }
-        get_chunk(store, objects, part, statuses_out + at);
+        get_chunk(store, objects, part, statuses_out + at, deadline_ns);
     }
     return status;
 }
@@ -374,6 +439,7 @@ enum umbp_status store_batch_get(struct store *store, const struct umbp_get_item
     struct umbp_range_item objects[GET_CHUNK];
     struct umbp_range ranges[GET_CHUNK];
     enum umbp_status status = check_batch(items, count, statuses_out);
+    uint64_t deadline_ns = store_deadline(store);
 
     for (size_t at = 0; status == UMBP_OK && at < count; at += GET_CHUNK) {
         size_t part = size_min(GET_CHUNK, count - at);
@@ -384,11 +450,10 @@ enum umbp_status store_batch_get(struct store *store, const struct umbp_get_item
                 .key = item->key,
                 .ranges = &ranges[i],
                 .range_count = item->bytes ? 1 : 0,
-                /* No stored value is this large: it can only be a size that does not match. */
-                .object_bytes = item->bytes == UINT64_MAX ? UINT64_MAX - 1 : item->bytes,
+                .object_bytes = size_asked(item->bytes),
             };
         }
-        get_chunk(store, objects, part, statuses_out + at);
+        get_chunk(store, objects, part, statuses_out + at, deadline_ns);
     }
     return status;
 }
@@ -405,6 +470,7 @@ enum umbp_status store_pin(struct store *store, struct umbp_key key, uint64_t by
     }
     struct fingerprint print = index_print(store, key);
     struct shard *shard = index_shard(store, print);
+    look_follow(store, print, key);
     mutex_lock(&shard->lock);
     uint32_t handle = index_find(shard, print, key);
     if (handle) {
@@ -458,6 +524,8 @@ enum umbp_status store_pin_read(struct store *store, const struct store_pin *pin
         }
         return UMBP_OK;
     }
+    struct entry *entry = pin->entry;
+    struct shard *shard = index_shard(store, entry->print);
     struct ssd_read read = {
         .key = {key.data, (uint32_t)key.bytes},
         .generation = pin->generation,
@@ -465,8 +533,19 @@ enum umbp_status store_pin_read(struct store *store, const struct store_pin *pin
         .location = pin->location,
         .ranges = ranges,
         .range_count = range_count,
-        .status = UMBP_TIMEOUT,
     };
-    enum umbp_status status = ssd_read(store->ssd, &read, 1, NULL, NULL, deadline_ns);
-    return status == UMBP_OK ? read.status : status;
+    for (int tries = 0;; tries++) {
+        read.status = UMBP_TIMEOUT;
+        enum umbp_status status = ssd_read(store->ssd, &read, 1, NULL, NULL, deadline_ns);
+        status = status == UMBP_OK ? read.status : status;
+        if (status != UMBP_STALE || tries == STALE_TRIES) {
+            return status;
+        }
+        mutex_lock(&shard->lock);
+        read.location = entry->ssd; /* it was moved, or brought into memory, or is gone */
+        mutex_unlock(&shard->lock);
+        if (!read.location.segment) {
+            return UMBP_STALE;
+        }
+    }
 }

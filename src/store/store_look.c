@@ -24,7 +24,7 @@ struct look {
     uint32_t valid;
 };
 
-static void sort_by_shard(const struct store *store, struct look *look, size_t count,
+static void sort_by_shard(struct store *store, struct look *look, size_t count,
                           const uint8_t *is_valid)
 {
     uint32_t shards = store->shard_count;
@@ -32,7 +32,7 @@ static void sort_by_shard(const struct store *store, struct look *look, size_t c
     look->valid = 0;
     for (size_t i = 0; i < count; i++) {
         if (is_valid[i]) {
-            look->shard[i] = (uint16_t)(look->prints[i].low >> store->shard_shift);
+            look->shard[i] = (uint16_t)index_shard(store, look->prints[i])->index;
             look->start[look->shard[i] + 1]++;
             look->valid++;
         }
@@ -171,7 +171,7 @@ enum umbp_status store_batch_remove(struct store *store, const struct umbp_key *
         status = UMBP_READ_ONLY;
     }
     if (status != UMBP_OK) {
-        if (statuses_out) {
+        if (statuses_out && count <= UMBP_BATCH_MAX) {
             fill_statuses(statuses_out, count, status);
         }
         return status;
@@ -198,6 +198,20 @@ static void describe(const struct entry *entry, struct umbp_entry_info *info)
     };
 }
 
+/* A follower that does not have the key asks what the leader wrote since. */
+void look_follow(struct store *store, struct fingerprint print, struct umbp_key key)
+{
+    if (store->options.role == STORE_FOLLOWER) {
+        struct shard *shard = index_shard(store, print);
+        mutex_lock(&shard->lock);
+        bool found = index_find(shard, print, key) != 0;
+        mutex_unlock(&shard->lock);
+        if (!found) {
+            (void)follower_refresh(store, FOLLOWER_MISS_AGE_MS);
+        }
+    }
+}
+
 enum umbp_status store_stat(struct store *store, struct umbp_key key,
                             struct umbp_entry_info *info_out)
 {
@@ -208,6 +222,7 @@ enum umbp_status store_stat(struct store *store, struct umbp_key key,
     }
     struct fingerprint print = index_print(store, key);
     struct shard *shard = index_shard(store, print);
+    look_follow(store, print, key);
     mutex_lock(&shard->lock);
     uint32_t handle = index_find(shard, print, key);
     if (handle) {
@@ -224,7 +239,7 @@ enum umbp_status store_stat(struct store *store, struct umbp_key key,
 
 /*
  * Entries are pinned a few at a time, so that the visitor runs without a lock on keys that stay. A
- * table that grows between two looks makes the walk of that shard repeat or skip some.
+ * table that grows between two looks starts the walk of its shard again: repeated, never missed.
  */
 #define LIST_CHUNK 64u
 
@@ -238,10 +253,16 @@ enum umbp_status store_list(struct store *store,
     for (uint32_t s = 0; s < store->shard_count && go_on; s++) {
         struct shard *shard = &store->shards[s];
         uint64_t cursor = 0;
+        uint64_t mask = 0;
         uint32_t count;
         do {
             count = 0;
             mutex_lock(&shard->lock);
+            uint64_t mask_now = atomic_load_explicit(&shard->bucket_mask, memory_order_relaxed);
+            if (mask != mask_now) {
+                mask = mask_now;
+                cursor = 0;
+            }
             uint32_t handle;
             while (count < LIST_CHUNK && (handle = index_walk(shard, &cursor))) {
                 pins[count] = index_entry(shard, handle);

@@ -18,7 +18,7 @@ enum entry_flag {
     ENTRY_SETTLED = 16,   /* was written to the SSD once, or never will be: flush has no claim */
     ENTRY_HAS_CRC = 32,
     ENTRY_REFERENCED = 64, /* read from the SSD since it was written there */
-    ENTRY_TOMB = 128,      /* unlinked, waits on the shard's list for its tombstone to be written */
+    ENTRY_ON_DISK = 128,   /* a record of this generation lies, or may lie, on the disk */
 };
 
 /*
@@ -32,7 +32,8 @@ enum entry_flag {
  */
 struct entry {
     uint64_t generation; /* 0: this arena block is free */
-    uint64_t stamp;      /* of the last access, or of joining its queue (s3fifo) */
+    uint64_t stamp;      /* of the last access, or of joining its queue (s3fifo); once removed, the
+                            generation of its tombstone */
     uint64_t bytes;
     struct dram_block block;
     struct ssd_location ssd;
@@ -127,7 +128,8 @@ struct shard {
     uint32_t ghost_clock;
     uint32_t tomb_oldest; /* singly linked through next */
     uint32_t tomb_newest;
-    uint64_t tombs;
+    uint64_t tombs_made;
+    uint64_t tombs_written;
     struct shard_counters counters;
 } ALIGNED_LINE;
 
@@ -366,7 +368,8 @@ void entry_drop_dram(struct store *store, struct shard *shard, uint32_t handle, 
  * nowhere else then. Under the shard's lock. */
 void entry_drop_ssd(struct store *store, struct shard *shard, uint32_t handle);
 /* Take the entry out of the index for good (remove, clear, corrupt). Under the shard's lock.
- * `bury`: a tombstone must be written if the SSD has it. */
+ * `bury`: a tombstone must be written if the SSD has it, or will have it; its generation is drawn
+ * now, so that it is below that of the key's next value. */
 void entry_remove(struct store *store, struct shard *shard, uint32_t handle, bool bury,
                   struct dram_block *block_out);
 
@@ -376,14 +379,25 @@ uint64_t evict_bytes(struct store *store, uint64_t bytes);
  * once, those that the SSD lacks are pinned for copying (ENTRY_COPYING) and returned. */
 uint32_t evict_for_demotion(struct store *store, uint64_t bytes, struct entry **entries_out,
                             uint32_t max, uint64_t *freed_out);
+/* The same, taking only values that the SSD has too. Looks at a bounded number. */
+uint64_t evict_clean_bytes(struct store *store, uint64_t bytes);
 MUST_USE enum umbp_status evictor_create(struct store *store);
 void evictor_destroy(struct store *store);
+
+/* A call's patience: until when it may wait, and whether it has waited in vain already. */
+struct patience {
+    uint64_t deadline_ns;
+    bool used_up;
+};
+
+void look_follow(struct store *store, struct fingerprint print, struct umbp_key key);
 
 /* Allocate, evicting as needed. In order; *done_out items have a block, fewer than `count` only on
  * a failure. Waits for room (bounded) only while it holds nothing. If *done_out is not 0, the
  * caller owes an alloc_published once the blocks are published or freed. */
 MUST_USE enum umbp_status alloc_blocks(struct store *store, const uint64_t *bytes, size_t count,
-                                       struct dram_block *blocks_out, size_t *done_out);
+                                       struct patience *patience, struct dram_block *blocks_out,
+                                       size_t *done_out);
 void alloc_published(struct store *store);
 /* Put a written block under its key; see store_commit. The block is taken over in any case. On
  * UMBP_OK the ticket names the entry for copy_ask. */
@@ -448,6 +462,8 @@ struct ssd_visitor recover_visitor(struct store *store);
 void recover_mark_dead(struct store *store, struct ssd_location location, uint64_t value_bytes,
                        uint32_t key_bytes);
 void recover_finish(struct store *store);
+/* Generations to come are above this one. */
+void recover_generation(struct store *store, uint64_t generation);
 /* One refresh, unless one ran within `min_age_ms` or runs now. True if one was done. */
 bool follower_refresh(struct store *store, uint32_t min_age_ms);
 

@@ -33,20 +33,37 @@ static void short_pause(void)
     (void)nanosleep(&pause, NULL);
 }
 
+/* Wait for those who hold what could be evicted: for readers a little, for other writers, who will
+ * publish soon, as long as the call may last. False when there is no point in going on. */
+static bool wait_for_room(struct store *store, bool others_write, uint64_t *give_up_ns,
+                          struct patience *patience)
+{
+    uint64_t now_ns = clock_now_ns(store->clock);
+    if (!*give_up_ns) {
+        *give_up_ns = now_ns + NO_SPACE_WAIT_NS;
+    }
+    if (patience->used_up || now_ns >= patience->deadline_ns ||
+        (now_ns >= *give_up_ns && !others_write)) {
+        patience->used_up = true; /* the call's other items need not wait again */
+        return false;
+    }
+    short_pause();
+    return true;
+}
+
 /*
- * Everything evictable may be gone for a moment: held by readers, or taken by other writers that
- * will publish soon. Wait a little for the former, until the deadline for the latter. Who waits
- * here holds nothing and does not count as a writer: or writers would wait for each other.
+ * Everything evictable may be gone for a moment: held by readers, or taken by other writers. Who
+ * waits here holds nothing and does not count as a writer: or writers would wait for each other.
  */
 enum umbp_status alloc_blocks(struct store *store, const uint64_t *bytes, size_t count,
-                              struct dram_block *blocks_out, size_t *done_out)
+                              struct patience *patience, struct dram_block *blocks_out,
+                              size_t *done_out)
 {
-    uint64_t deadline_ns = 0;
     uint64_t give_up_ns = 0;
     size_t done = 0;
     enum umbp_status status;
 
-    for (;;) {
+    for (uint32_t rounds = 1;; rounds++) {
         size_t got = 0;
         if (!done) {
             atomic_fetch_add_explicit(&store->writers, 1, memory_order_relaxed);
@@ -56,30 +73,21 @@ enum umbp_status alloc_blocks(struct store *store, const uint64_t *bytes, size_t
         if (!done) {
             atomic_fetch_sub_explicit(&store->writers, 1, memory_order_relaxed);
         }
-        if (status != UMBP_NO_SPACE) {
+        if (status != UMBP_NO_SPACE ||
+            (rounds % 64 == 0 && clock_now_ns(store->clock) >= patience->deadline_ns)) {
             break;
         }
         uint64_t need = footprints(bytes + done, count - done);
         uint64_t free_bytes = dram_bytes_free(store->dram);
+        /* Read before evicting: what a writer publishes after it can be evicted next time. */
+        bool others_write = atomic_load_explicit(&store->writers, memory_order_relaxed) > 0;
         if (need <= free_bytes || evict_bytes(store, need - free_bytes) > 0) {
             give_up_ns = 0;
             continue;
         }
-        if (done) {
+        if (done || !wait_for_room(store, others_write, &give_up_ns, patience)) {
             break; /* never wait while holding pages: write these first */
         }
-        uint64_t now_ns = clock_now_ns(store->clock);
-        if (!deadline_ns) {
-            deadline_ns = store_deadline(store);
-        }
-        if (!give_up_ns) {
-            give_up_ns = now_ns + NO_SPACE_WAIT_NS;
-        }
-        bool others_write = atomic_load_explicit(&store->writers, memory_order_relaxed) > 0;
-        if (now_ns >= deadline_ns || (now_ns >= give_up_ns && !others_write)) {
-            break;
-        }
-        short_pause();
     }
     *done_out = done;
     return status;
@@ -264,8 +272,16 @@ static void write_window(struct store *store, struct put_chunk *chunk, size_t fr
     }
 }
 
+static void watch_level(struct store *store)
+{
+    if (dram_bytes_total(store->dram) - dram_bytes_free(store->dram) > store->dram_high_bytes) {
+        upkeep_ask(store);
+    }
+}
+
 /* Reserve and write values[0 .. count), in windows. */
-static void put_values(struct store *store, struct put_chunk *chunk, size_t count)
+static void put_values(struct store *store, struct put_chunk *chunk, size_t count,
+                       struct patience *patience)
 {
     uint64_t window_bytes = dram_bytes_total(store->dram) / 8;
     size_t from = 0;
@@ -281,7 +297,8 @@ static void put_values(struct store *store, struct put_chunk *chunk, size_t coun
 
         size_t wanted = until - from;
         size_t done = 0;
-        enum umbp_status status = alloc_blocks(store, chunk->bytes, wanted, chunk->blocks, &done);
+        enum umbp_status status =
+            alloc_blocks(store, chunk->bytes, wanted, patience, chunk->blocks, &done);
         if (done) {
             write_window(store, chunk, from, done);
             alloc_published(store);
@@ -291,9 +308,7 @@ static void put_values(struct store *store, struct put_chunk *chunk, size_t coun
             from++;
         }
     }
-    if (dram_bytes_total(store->dram) - dram_bytes_free(store->dram) > store->dram_high_bytes) {
-        upkeep_ask(store);
-    }
+    watch_level(store);
 }
 
 /* True if the key is there: an access, and nothing to store. */
@@ -311,7 +326,7 @@ static bool put_existing(struct store *store, struct umbp_key key, struct finger
 }
 
 static void put_chunk(struct store *store, const struct umbp_range_item *items, size_t count,
-                      enum umbp_status *statuses)
+                      enum umbp_status *statuses, struct patience *patience)
 {
     struct put_chunk chunk;
     struct fingerprint prints[PUT_CHUNK];
@@ -342,7 +357,7 @@ static void put_chunk(struct store *store, const struct umbp_range_item *items, 
         chunk.statuses[wanted++] = &statuses[i];
     }
     if (wanted) {
-        put_values(store, &chunk, wanted);
+        put_values(store, &chunk, wanted, patience);
     }
 }
 
@@ -359,7 +374,7 @@ static enum umbp_status check_batch(const struct store *store, const void *items
     } else if (store->options.role == STORE_FOLLOWER) {
         status = UMBP_READ_ONLY;
     }
-    if (status != UMBP_OK && statuses) {
+    if (status != UMBP_OK && statuses && count <= UMBP_BATCH_MAX) {
         fill_statuses(statuses, count, status);
     }
     return status;
@@ -369,8 +384,10 @@ enum umbp_status store_batch_put_ranges(struct store *store, const struct umbp_r
                                         size_t count, enum umbp_status *statuses_out)
 {
     enum umbp_status status = check_batch(store, items, count, statuses_out);
+    struct patience patience = {.deadline_ns = store_deadline(store)};
+
     for (size_t at = 0; status == UMBP_OK && at < count; at += PUT_CHUNK) {
-        put_chunk(store, items + at, size_min(PUT_CHUNK, count - at), statuses_out + at);
+        put_chunk(store, items + at, size_min(PUT_CHUNK, count - at), statuses_out + at, &patience);
     }
     return status;
 }
@@ -381,6 +398,7 @@ enum umbp_status store_batch_put(struct store *store, const struct umbp_put_item
     struct umbp_range_item objects[PUT_CHUNK];
     struct umbp_range ranges[PUT_CHUNK];
     enum umbp_status status = check_batch(store, items, count, statuses_out);
+    struct patience patience = {.deadline_ns = store_deadline(store)};
 
     for (size_t at = 0; status == UMBP_OK && at < count; at += PUT_CHUNK) {
         size_t part = size_min(PUT_CHUNK, count - at);
@@ -396,7 +414,7 @@ enum umbp_status store_batch_put(struct store *store, const struct umbp_put_item
                 .depth = item->depth,
             };
         }
-        put_chunk(store, objects, part, statuses_out + at);
+        put_chunk(store, objects, part, statuses_out + at, &patience);
     }
     return status;
 }
@@ -422,13 +440,15 @@ enum umbp_status store_reserve(struct store *store, struct umbp_key key, uint64_
     if (put_existing(store, key, made.print)) {
         return UMBP_ALREADY_EXISTS;
     }
-    enum umbp_status status = alloc_blocks(store, &bytes, 1, &made.block, &done);
+    struct patience patience = {.deadline_ns = store_deadline(store)};
+    enum umbp_status status = alloc_blocks(store, &bytes, 1, &patience, &made.block, &done);
     if (status != UMBP_OK) {
         return status;
     }
     alloc_published(store); /* it may stay open for long: nobody waits for it */
     atomic_fetch_add_explicit(&store->reservations, 1, memory_order_relaxed);
     *reservation_out = made;
+    watch_level(store);
     return UMBP_OK;
 }
 

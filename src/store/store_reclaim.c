@@ -18,6 +18,7 @@
 
 #define MOVE_BYTES (16u * 1024u * 1024u)
 #define MOVE_MAX 64u
+#define IO_PATIENCE 3 /* a segment that can't be read so often is given up with all it held */
 
 /* What one round needs. The store has one, for the one reclaimer. */
 struct mover {
@@ -25,7 +26,8 @@ struct mover {
     uint64_t deadline_ns;
     uint32_t segment;
     bool has_older;
-    uint64_t budget; /* bytes that may still move */
+    uint64_t budget;      /* bytes on the disk that may still move */
+    uint32_t io_failures; /* in a row */
     enum umbp_status status;
 
     uint8_t *buffer;
@@ -48,36 +50,50 @@ static bool same_place(struct ssd_location a, struct ssd_location b)
     return a.segment == b.segment && a.block == b.block;
 }
 
-/* Give up the record of this entry, if it is still its place. */
-static void give_up(struct store *store, struct entry *entry, struct ssd_location from)
+/*
+ * End the pin and the ENTRY_COPYING of a collected entry, whose record lies anew at `append`, or
+ * could not be moved (NULL). A key that was removed meanwhile left its tombstone to us, so that it
+ * lies behind the moved record: followers read in the order of the log.
+ */
+static void settle(struct store *store, struct entry *entry, struct ssd_location from,
+                   const struct ssd_append *append)
 {
     struct shard *shard = index_shard(store, entry->print);
     struct umbp_key key = {entry->key, entry->key_bytes};
+    struct dram_block block = {0};
+    bool moved = append && append->status == UMBP_OK;
+    bool buried = false;
 
     mutex_lock(&shard->lock);
-    if ((entry->flags & ENTRY_LINKED) && same_place(entry->ssd, from)) {
-        entry_drop_ssd(store, shard, index_find(shard, entry->print, key));
-        shard->counters.evictions_ssd++;
-        atomic_fetch_add_explicit(&store->copied.dropped_by_reclaim, 1, memory_order_relaxed);
-    }
-    mutex_unlock(&shard->lock);
-}
-
-static void settle_moved(struct store *store, struct entry *entry, struct ssd_location from,
-                         const struct ssd_append *append)
-{
-    struct shard *shard = index_shard(store, entry->print);
-    mutex_lock(&shard->lock);
-    if ((entry->flags & ENTRY_LINKED) && same_place(entry->ssd, from)) {
+    entry->flags &= (uint8_t)~ENTRY_COPYING;
+    shard->copying--;
+    bool placed = (entry->flags & ENTRY_LINKED) && same_place(entry->ssd, from);
+    if (moved && placed && ssd_location_is_live(store->ssd, append->location)) {
         ssd_mark_dead(store->ssd, from, entry->bytes, entry->key_bytes);
         entry->ssd = append->location;
         entry->flags &= (uint8_t)~ENTRY_REFERENCED;
+        atomic_fetch_add_explicit(&store->copied.relocated, 1, memory_order_relaxed);
     } else {
-        /* Removed meanwhile: its tombstone is younger than this record's generation. */
-        ssd_mark_dead(store->ssd, append->location, entry->bytes, entry->key_bytes);
+        if (moved) {
+            ssd_mark_dead(store->ssd, append->location, entry->bytes, entry->key_bytes);
+        }
+        if (placed) {
+            entry_drop_ssd(store, shard, index_find(shard, entry->print, key));
+            shard->counters.evictions_ssd++;
+            atomic_fetch_add_explicit(&store->copied.dropped_by_reclaim, 1, memory_order_relaxed);
+        }
+    }
+    if (!(entry->flags & ENTRY_LINKED) && entry->stamp) {
+        entry_bury(shard, entry);
+        buried = true;
+    } else {
+        index_unref_locked(store, shard, entry, &block);
     }
     mutex_unlock(&shard->lock);
-    atomic_fetch_add_explicit(&store->copied.relocated, 1, memory_order_relaxed);
+    dram_free(store->dram, &block);
+    if (buried) {
+        copy_wake(store, true, false);
+    }
 }
 
 /* Read what was collected, write it anew, settle. */
@@ -111,20 +127,15 @@ static void move_collected(struct mover *mover)
     if (appends) {
         (void)!ssd_append(store->ssd, mover->appends, appends, true, mover->deadline_ns);
     }
-    for (uint32_t a = 0; a < appends; a++) {
-        uint32_t i = which[a];
-        if (mover->appends[a].status != UMBP_OK) {
-            if (!mover->items[i].entry) {
-                mover->status = mover->appends[a].status; /* a tombstone must not be lost */
-            }
-        } else if (mover->items[i].entry) {
-            settle_moved(store, mover->items[i].entry, mover->items[i].from, &mover->appends[a]);
+    for (uint32_t i = 0, a = 0; i < mover->count; i++) {
+        const struct ssd_append *append = NULL;
+        if (a < appends && which[a] == i) {
+            append = &mover->appends[a++];
         }
-    }
-    for (uint32_t i = 0; i < mover->count; i++) {
         if (mover->items[i].entry) {
-            give_up(store, mover->items[i].entry, mover->items[i].from); /* if not moved */
-            index_unref(store, mover->items[i].entry);
+            settle(store, mover->items[i].entry, mover->items[i].from, append);
+        } else if (append && append->status != UMBP_OK) {
+            mover->status = append->status; /* a tombstone must not be lost */
         }
     }
     mover->count = 0;
@@ -203,9 +214,14 @@ static void visit_record(void *context, const struct ssd_record_info *info)
     struct entry *entry = handle ? index_entry(shard, handle) : NULL;
     if (entry && same_place(entry->ssd, info->location)) {
         bool earned = entry->flags & (ENTRY_REFERENCED | ENTRY_LISTED);
-        if (earned && info->value_bytes <= mover->budget) {
-            mover->budget -= info->value_bytes;
+        uint64_t bytes = SSD_BLOCK_BYTES + align_up(info->value_bytes, SSD_BLOCK_BYTES);
+        if (entry->flags & ENTRY_COPYING) {
+            /* Collected already: a damaged footer's segment may be visited twice. */
+        } else if (earned && bytes <= mover->budget) {
+            mover->budget -= bytes;
             index_ref(entry);
+            entry->flags |= ENTRY_COPYING;
+            shard->copying++;
             keep = entry;
         } else {
             entry_drop_ssd(store, shard, handle);
@@ -219,7 +235,7 @@ static void visit_record(void *context, const struct ssd_record_info *info)
     }
 }
 
-/* The footer can't be read: find what lay there through the index, and give it up. */
+/* The segment can't be read: find what lay there through the index, and give it up. */
 static void drop_whole_segment(struct store *store, uint32_t segment)
 {
     for (uint32_t s = 0; s < store->shard_count; s++) {
@@ -245,19 +261,21 @@ static enum umbp_status reclaim_segment(struct mover *mover, uint32_t segment)
     mover->segment = segment;
     mover->has_older = ssd_has_older(store->ssd, segment);
     /* Half a segment of the usual size, so that each round frees the other half. */
-    mover->budget = u64_min(
-        u64_min(store->options.ssd.segment_bytes, store->options.ssd.bytes / 8) / 2, MOVE_BYTES);
+    mover->budget = u64_min(store->options.ssd.segment_bytes / 2, MOVE_BYTES);
     mover->status = UMBP_OK;
     enum umbp_status status =
         ssd_segment_records(store->ssd, segment, &visitor, mover->deadline_ns);
     move_collected(mover);
-    if (status == UMBP_TIMEOUT || mover->status != UMBP_OK) {
-        ssd_victim_return(store->ssd, segment);
-        return status == UMBP_TIMEOUT ? status : mover->status;
+    if (status == UMBP_OK) {
+        status = mover->status;
     }
-    if (status != UMBP_OK) {
+    if (status == UMBP_CORRUPT || (status == UMBP_IO && ++mover->io_failures > IO_PATIENCE)) {
         drop_whole_segment(store, segment);
+    } else if (status != UMBP_OK) {
+        ssd_victim_return(store->ssd, segment);
+        return status;
     }
+    mover->io_failures = 0;
     ssd_segment_release(store->ssd, segment);
     atomic_fetch_add_explicit(&store->copied.reclaimed_segments, 1, memory_order_relaxed);
     return UMBP_OK;

@@ -11,7 +11,7 @@
 
 #include "store/store_priv.h"
 
-static void note_generation(struct store *store, uint64_t generation)
+void recover_generation(struct store *store, uint64_t generation)
 {
     uint64_t seen = atomic_load_explicit(&store->generation, memory_order_relaxed);
     while (seen < generation &&
@@ -38,7 +38,7 @@ static bool adopt(struct store *store, struct shard *shard, struct fingerprint p
         return false;
     }
     entry->ssd = info->location;
-    entry->flags |= ENTRY_SETTLED | ENTRY_HAS_CRC;
+    entry->flags |= ENTRY_SETTLED | ENTRY_HAS_CRC | ENTRY_ON_DISK;
     events_record(store, entry, STORE_TIER_SSD, true);
     return true;
 }
@@ -94,7 +94,7 @@ static void recover_record(void *context, const struct ssd_record_info *info)
     }
     struct fingerprint print = index_print(store, key);
     struct shard *shard = index_shard(store, print);
-    note_generation(store, info->generation);
+    recover_generation(store, info->generation);
     mutex_lock(&shard->lock);
     uint32_t handle = index_find(shard, print, key);
     struct entry *entry = handle ? index_entry(shard, handle) : NULL;

@@ -30,7 +30,7 @@ static void sum_shards(struct store *store, struct totals *totals)
         add_counters(&totals->counters, &shard->counters);
         totals->keys += shard->count;
         totals->dirty += shard->dirty;
-        totals->tombs += shard->tombs;
+        totals->tombs += shard->tombs_made - shard->tombs_written;
         mutex_unlock(&shard->lock);
     }
 }

@@ -145,6 +145,17 @@ bool ssd_has_older(const struct ssd_tier *tier, uint32_t id)
     return has_older;
 }
 
+bool ssd_location_is_live(const struct ssd_tier *tier, struct ssd_location location)
+{
+    struct mutex *mutex = (struct mutex *)(uintptr_t)&tier->mutex; /* the lock is not the state */
+    mutex_lock(mutex);
+    const struct ssd_segment *segment =
+        ssd_table_find((struct ssd_tier *)(uintptr_t)tier, location.segment);
+    bool live = segment && !segment->is_gone && !segment->is_proposed;
+    mutex_unlock(mutex);
+    return live;
+}
+
 /* -------------------------------------------------------------------------- contents ----- */
 
 struct records_visit {
@@ -219,7 +230,10 @@ enum umbp_status ssd_segment_records(struct ssd_tier *tier, uint32_t id,
             status = ssd_footer_walk(io, segment->file, segment, &trailer, tier->identity.tag,
                                      deadline_ns, records_visit, &visit);
         }
-        status = status == UMBP_NOT_FOUND || status == UMBP_VERSION ? UMBP_CORRUPT : status;
+        if (status == UMBP_NOT_FOUND || status == UMBP_VERSION || status == UMBP_CORRUPT) {
+            /* Records may be visited twice; none is missed that can still be read. */
+            status = records_scan(tier, io, segment, &visit, file_bytes, deadline_ns);
+        }
     } else {
         status = records_scan(tier, io, segment, &visit, file_bytes, deadline_ns);
     }

@@ -19,20 +19,21 @@
  * What is promised
  *  - ssd_read gives the exact bytes that were appended, or a status that is not UMBP_OK.
  *  - A record whose append returned UMBP_OK (strict: after its group's sync) is delivered again by
- *    ssd_open after a clean stop or a kill, unless it was removed, cleared, or its segment released.
+ *    ssd_open after a clean stop or a kill, unless it was removed, cleared, or its segment
+ * released.
  *  - Damage costs what it hit: a torn tail, a flipped bit, a lost footer loses those records only.
- *  - What recovery cuts off is never built upon: a recovered segment is sealed (or ignored), and new
- *    records go to a new segment.
+ *  - What recovery cuts off is never built upon: a recovered segment is sealed (or ignored), and
+ * new records go to a new segment.
  *  - The sum of the files' sizes stays within `bytes`.
  *
- * Who decides what. The log does not know which records are wanted. The store keeps the index, tells
- * the log when a record is dead (accounting only), picks what to move when the log proposes a victim
- * segment, and releases segments. Segments released while a read is under way are unlinked at
- * once and closed by the last reader.
+ * Who decides what. The log does not know which records are wanted. The store keeps the index,
+ * tells the log when a record is dead (accounting only), picks what to move when the log proposes a
+ * victim segment, and releases segments. Segments released while a read is under way are unlinked
+ * at once and closed by the last reader.
  *
- * Threads. All functions may be called from any thread. One lock (RANK_SSD) guards the segment table
- * and space; it is never held over I/O. Appends reserve space under it and write outside it, several
- * at once. Blocking functions take an absolute deadline of the store's clock.
+ * Threads. All functions may be called from any thread. One lock (RANK_SSD) guards the segment
+ * table and space; it is never held over I/O. Appends reserve space under it and write outside it,
+ * several at once. Blocking functions take an absolute deadline of the store's clock.
  *
  * Reader (follower) mode: read_only. No lock file, no write of any kind. ssd_refresh reads what the
  * leader wrote since.
@@ -48,7 +49,7 @@
 #define SSD_SEGMENT_BYTES_MIN (UINT64_C(64) << 10)
 #define SSD_BYTES_MIN (UINT64_C(1) << 20)
 
-struct disk;     /* disk/disk.h */
+struct disk; /* disk/disk.h */
 struct ssd_tier;
 
 enum ssd_durability {
@@ -57,17 +58,17 @@ enum ssd_durability {
 };
 
 struct ssd_options {
-    const char *directory;      /* created if missing (one level); borrowed until ssd_open returns */
-    uint64_t bytes;             /* capacity, all files together */
-    uint64_t segment_bytes;     /* 0: default, and at most bytes / 8; rounded to blocks */
+    const char *directory;  /* created if missing (one level); borrowed until ssd_open returns */
+    uint64_t bytes;         /* capacity, all files together */
+    uint64_t segment_bytes; /* 0: default, and at most bytes / 8; rounded to blocks */
     enum ssd_durability durability;
-    bool read_only;             /* follower */
-    struct disk *disk;          /* driver, borrowed for the tier's life */
+    bool read_only;    /* follower */
+    struct disk *disk; /* driver, borrowed for the tier's life */
     const struct clock_source *clock;
-    uint32_t read_queues;       /* 0: 4. I/O contexts that reading calls share */
-    uint32_t queue_depth;       /* 0: 32 */
-    uint32_t io_bytes;          /* 0: 1 MiB. Largest single request */
-    uint32_t io_timeout_ms;     /* 0: 30 s. One request; past it the request counts as failed */
+    uint32_t read_queues;   /* 0: 4. I/O contexts that reading calls share */
+    uint32_t queue_depth;   /* 0: 32 */
+    uint32_t io_bytes;      /* 0: 1 MiB. Largest single request */
+    uint32_t io_timeout_ms; /* 0: 30 s. One request; past it the request counts as failed */
 };
 
 /* Where a record lies. Zero-initialised means "nowhere" (ids start at 1). */
@@ -81,7 +82,8 @@ struct ssd_key {
     uint32_t bytes;
 };
 
-/* A record found by ssd_open, ssd_refresh or ssd_segment_records. Borrowed until the visitor returns. */
+/* A record found by ssd_open, ssd_refresh or ssd_segment_records. Borrowed until the visitor
+ * returns. */
 struct ssd_record_info {
     struct ssd_key key;
     uint64_t generation;
@@ -91,8 +93,9 @@ struct ssd_record_info {
     bool is_tombstone; /* location, sizes and crc are then zero */
     struct ssd_location location;
 };
-/* Called without any lock held, in ascending generation within one call of ssd_open; in log order in
- * ssd_refresh. A record whose generation is below one already seen for its key is to be ignored. */
+/* Called without any lock held, in ascending generation within one call of ssd_open; in log order
+ * in ssd_refresh. A record whose generation is below one already seen for its key is to be ignored.
+ */
 struct ssd_visitor {
     void (*record)(void *context, const struct ssd_record_info *info);
     /* ssd_refresh only: the segment is gone and with it every record in it. */
@@ -101,22 +104,22 @@ struct ssd_visitor {
 };
 
 struct ssd_recovery {
-    uint64_t segments;          /* read */
-    uint64_t records;           /* delivered */
+    uint64_t segments; /* read */
+    uint64_t records;  /* delivered */
     uint64_t tombstones;
-    uint64_t scanned_segments;  /* had no valid footer */
-    uint64_t lost_records;      /* seen, and dropped as damaged */
+    uint64_t scanned_segments; /* had no valid footer */
+    uint64_t lost_records;     /* seen, and dropped as damaged */
     uint64_t lost_bytes;
-    uint64_t foreign_files;     /* ignored, named in a warning */
+    uint64_t foreign_files; /* ignored, named in a warning */
     uint64_t max_generation;
 };
 
 /*
  * Open or create the directory. Errors: UMBP_LOCKED, UMBP_VERSION (nothing is touched),
- * UMBP_CORRUPT (the super file is damaged), UMBP_READ_ONLY (not writable), UMBP_NOT_FOUND (read_only
- * and missing, or the parent is missing), UMBP_IO, UMBP_NO_SPACE, UMBP_INVALID_VALUE, UMBP_NO_MEMORY.
- * `error_out` (may be NULL) gets a sentence. If the directory holds more than `bytes`, opening
- * succeeds, and ssd_victim proposes segments until it fits.
+ * UMBP_CORRUPT (the super file is damaged), UMBP_READ_ONLY (not writable), UMBP_NOT_FOUND
+ * (read_only and missing, or the parent is missing), UMBP_IO, UMBP_NO_SPACE, UMBP_INVALID_VALUE,
+ * UMBP_NO_MEMORY. `error_out` (may be NULL) gets a sentence. If the directory holds more than
+ * `bytes`, opening succeeds, and ssd_victim proposes segments until it fits.
  */
 MUST_USE enum umbp_status ssd_open(const struct ssd_options *options,
                                    const struct ssd_visitor *visitor, struct ssd_tier **tier_out,
@@ -134,10 +137,10 @@ struct ssd_append {
     uint64_t value_bytes;
     uint32_t depth;
     bool is_tombstone;
-    bool has_crc;             /* value_crc is known (a record that moves); else computed */
-    uint32_t value_crc;       /* in if has_crc; out */
-    const struct iovec *iov;  /* the value's pieces, in order; must not change until return. Written
-                                 from where they lie when they are block-aligned, else staged */
+    bool has_crc;            /* value_crc is known (a record that moves); else computed */
+    uint32_t value_crc;      /* in if has_crc; out */
+    const struct iovec *iov; /* the value's pieces, in order; must not change until return. Written
+                                from where they lie when they are block-aligned, else staged */
     unsigned iov_count;
     struct ssd_location location; /* out, for UMBP_OK (not for tombstones) */
     enum umbp_status status;      /* out */
@@ -173,17 +176,18 @@ struct ssd_read {
     struct ssd_location location;
     const struct ssd_range *ranges; /* where which bytes go; they may overlap */
     uint32_t range_count;
-    uint32_t value_crc;      /* out, for UMBP_OK */
-    enum umbp_status status; /* out: OK, CORRUPT (counted, logged), STALE (segment gone), IO, TIMEOUT */
+    uint32_t value_crc; /* out, for UMBP_OK */
+    enum umbp_status
+        status; /* out: OK, CORRUPT (counted, logged), STALE (segment gone), IO, TIMEOUT */
     void *user;
 };
 
 /*
- * Read and verify whole records, many in flight. The value passes through the tier's own I/O buffers
- * (so a request that the kernel never gives back can't write into a caller's memory), is checked
- * and copied out. On any status but OK the destinations' contents are undefined.
- * `done` (may be NULL) is called for each item as it ends, from the calling thread.
- * UMBP_TIMEOUT when no I/O context was free by the deadline.
+ * Read and verify whole records, many in flight. The value passes through the tier's own I/O
+ * buffers (so a request that the kernel never gives back can't write into a caller's memory), is
+ * checked and copied out. On any status but OK the destinations' contents are undefined. `done`
+ * (may be NULL) is called for each item as it ends, from the calling thread. UMBP_TIMEOUT when no
+ * I/O context was free by the deadline.
  */
 MUST_USE enum umbp_status ssd_read(struct ssd_tier *tier, struct ssd_read *reads, size_t count,
                                    void (*done)(void *context, struct ssd_read *read),
@@ -204,14 +208,19 @@ void ssd_space(const struct ssd_tier *tier, uint64_t *used_bytes_out, uint64_t *
  * were used longest ago (by ssd_touch and time of writing). It is not proposed again until it is
  * released or returned. With `seal_active` the active segment is sealed if there is no other.
  * UMBP_NOT_FOUND when there is none. */
-MUST_USE enum umbp_status ssd_victim(struct ssd_tier *tier, bool seal_active,
-                                     uint32_t *segment_out, uint64_t deadline_ns);
+MUST_USE enum umbp_status ssd_victim(struct ssd_tier *tier, bool seal_active, uint32_t *segment_out,
+                                     uint64_t deadline_ns);
 void ssd_victim_return(struct ssd_tier *tier, uint32_t segment);
-/* Visit what the segment's footer lists (dead records too; the caller compares with its index).
+/* Visit what the segment's footer lists, or a scan finds where the footer is damaged, some perhaps
+ * twice (dead records too; the caller compares with its index).
  * `visitor->record` only. UMBP_CORRUPT or UMBP_IO when the footer can't be read. */
 MUST_USE enum umbp_status ssd_segment_records(struct ssd_tier *tier, uint32_t segment,
                                               const struct ssd_visitor *visitor,
                                               uint64_t deadline_ns);
+/* Whether the record's segment is there, and not proposed as a victim: a location that is published
+ * into the index while this is asked, under a lock that the reclaimer's visits take too, will be
+ * seen by the visit. */
+bool ssd_location_is_live(const struct ssd_tier *tier, struct ssd_location location);
 /* Whether a segment older than this one exists: only then do its tombstones still matter. */
 bool ssd_has_older(const struct ssd_tier *tier, uint32_t segment);
 /* Unlink. The store has dropped or moved every live record, and moved tombstones that matter. */
@@ -230,18 +239,18 @@ MUST_USE enum umbp_status ssd_refresh(struct ssd_tier *tier, const struct ssd_vi
 
 struct ssd_stats {
     uint64_t bytes_capacity;
-    uint64_t bytes_used;       /* by files */
-    uint64_t bytes_live;       /* by records not marked dead */
+    uint64_t bytes_used; /* by files */
+    uint64_t bytes_live; /* by records not marked dead */
     uint64_t segments;
     uint64_t records_live;
-    uint64_t bytes_written;    /* with headers and padding */
+    uint64_t bytes_written; /* with headers and padding */
     uint64_t bytes_read;
     uint64_t records_appended;
     uint64_t records_read;
     uint64_t corrupt_records;
     uint64_t io_errors;
     uint64_t io_timeouts;
-    uint64_t disk_full;        /* times the file system, not the capacity, said no */
+    uint64_t disk_full; /* times the file system, not the capacity, said no */
     uint64_t syncs;
     uint64_t segments_released;
 };
@@ -252,14 +261,14 @@ void ssd_stats(const struct ssd_tier *tier, struct ssd_stats *stats_out);
 struct ssd_check_report {
     uint64_t segments;
     uint64_t sealed;
-    uint64_t records;       /* live ones: newest generation of their key, not removed */
-    uint64_t dead_records;  /* superseded, removed or cleared */
+    uint64_t records;      /* live ones: newest generation of their key, not removed */
+    uint64_t dead_records; /* superseded, removed or cleared */
     uint64_t tombstones;
-    uint64_t bytes;         /* of live values */
+    uint64_t bytes; /* of live values */
     uint64_t corrupt_records;
     uint64_t corrupt_segments; /* header unreadable, or of another directory */
     uint64_t missing_footers;
-    uint64_t torn_bytes;    /* behind the last valid record of an unsealed segment */
+    uint64_t torn_bytes; /* behind the last valid record of an unsealed segment */
     uint64_t foreign_files;
 };
 /* Read a directory whole, verify every checksum, change nothing. `progress` (may be NULL) is told
