@@ -725,7 +725,9 @@ static enum umbp_status flush_all(struct store *store, struct copier *copier, ui
             flush_shard(store, copier, &store->shards[s], &pass, deadline_ns);
         }
         if (pass.status == UMBP_OK) {
-            pass.status = copy_tombstones(store, copier, deadline_ns);
+            enum umbp_status status = copy_tombstones(store, copier, deadline_ns);
+            /* Their segment was cleared away: they are on the list again. */
+            pass.status = status == UMBP_STALE ? UMBP_OK : status;
         }
         if (pass.status != UMBP_OK) {
             return pass.status;
