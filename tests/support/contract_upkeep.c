@@ -94,8 +94,8 @@ static void clear_beside_putting_threads_loses_no_page_and_serves_no_wrong_byte(
         assert_int_equal(pthread_create(&threads[i], NULL, stay_busy, &busy[i]), 0);
     }
     for (unsigned round = 0; round < (test_is_slow() ? 20 : 100); round++) {
-        test_stat_reaches(fixture.client, "puts.stored",
-                          test_stat(fixture.client, "puts.stored") + 20);
+        test_stat_reaches(fixture.client, "puts.existing",
+                          test_stat(fixture.client, "puts.existing") + 20);
         assert_ok(umbp_clear(fixture.client));
     }
     atomic_store(&stop, true);
