@@ -303,9 +303,9 @@ disk_list(struct disk *disk, const char *path,
 {
     return disk->ops->list(disk, path, visit, context);
 }
-MUST_USE static inline enum umbp_status
-disk_queue_create(struct disk *disk, const struct disk_queue_options *options,
-                  struct disk_queue **queue_out)
+MUST_USE static inline enum umbp_status disk_queue_create(struct disk *disk,
+                                                          const struct disk_queue_options *options,
+                                                          struct disk_queue **queue_out)
 {
     return disk->ops->queue_create(disk, options, queue_out);
 }

@@ -7,8 +7,8 @@
  * write under way gets as far as it got, and nothing changes the disk any more. What was written
  * stays, so that another instance can open it.
  *
- * Requests that are delayed or never to come out are kept here and never reach the inner queue until
- * their time, or until they are released.
+ * Requests that are delayed or never to come out are kept here and never reach the inner queue
+ * until their time, or until they are released.
  */
 #include "disk/disk_priv.h"
 
@@ -67,8 +67,7 @@ static bool fault_strikes(struct fault_disk *disk, unsigned kinds, struct disk_f
         }
         rule->seen++;
         uint64_t times = rule->fault.times ? rule->fault.times : 1;
-        if (!strikes && rule->seen >= rule->fault.first &&
-            rule->seen - rule->fault.first < times) {
+        if (!strikes && rule->seen >= rule->fault.first && rule->seen - rule->fault.first < times) {
             *fault_out = rule->fault;
             strikes = true;
         }
@@ -167,10 +166,10 @@ static enum umbp_status fault_write_at(struct disk *base, struct disk_file file,
     if (!fault_strikes(disk, FAULT_BIT(DISK_CALL_WRITE) | CHANGE, &fault)) {
         return disk_write_at(disk->inner, file, from, bytes, offset);
     }
-    if ((fault.action == DISK_FAULT_CRASH || fault.action == DISK_FAULT_SHORT) &&
-        fault.bytes > 0 && !file.is_direct) {
-        enum umbp_status status = disk_write_at(disk->inner, file, from,
-                                                size_min(bytes, (size_t)fault.bytes), offset);
+    if ((fault.action == DISK_FAULT_CRASH || fault.action == DISK_FAULT_SHORT) && fault.bytes > 0 &&
+        !file.is_direct) {
+        enum umbp_status status =
+            disk_write_at(disk->inner, file, from, size_min(bytes, (size_t)fault.bytes), offset);
         (void)status; /* torn anyhow */
     }
     return fault.status;
@@ -218,10 +217,9 @@ static enum umbp_status fault_sync_directory(struct disk *base, const char *path
     return status == UMBP_OK ? disk_sync_directory(disk->inner, path) : status;
 }
 
-static enum umbp_status fault_list(struct disk *base, const char *path,
-                                   void (*visit)(void *context, const char *name,
-                                                 bool is_regular_file),
-                                   void *context)
+static enum umbp_status
+fault_list(struct disk *base, const char *path,
+           void (*visit)(void *context, const char *name, bool is_regular_file), void *context)
 {
     struct fault_disk *disk = fault_of(base);
     enum umbp_status status = fault_gate(disk, FAULT_BIT(DISK_CALL_LIST));
@@ -321,9 +319,8 @@ static void queue_strike(struct fault_queue *queue, struct disk_request *request
         if (request->verb == DISK_READ && request->iov_count > 0) {
             size_t bytes = request->iov[0].iov_len;
             size_t got = 0;
-            enum umbp_status status = disk_read_at(disk->inner, request->file,
-                                                   request->iov[0].iov_base, bytes,
-                                                   request->offset, &got);
+            enum umbp_status status = disk_read_at(
+                disk->inner, request->file, request->iov[0].iov_base, bytes, request->offset, &got);
             flip_bit(request->iov[0].iov_base, got);
             request->bytes_done = got;
             queue_finish(queue, request, status);
@@ -440,8 +437,8 @@ static enum umbp_status fault_queue_destroy(struct disk_queue *base, uint64_t ti
     uint64_t deadline = timeout_ns > UINT64_MAX - now ? UINT64_MAX : now + timeout_ns;
     while (base->in_flight > 0) {
         struct disk_request *done[16];
-        if (fault_queue_wait(base, 1, ARRAY_COUNT(done),
-                             clock_left_ns(clock_monotonic(), deadline), done) == 0) {
+        if (fault_queue_wait(base, 1, ARRAY_COUNT(done), clock_left_ns(clock_monotonic(), deadline),
+                             done) == 0) {
             return UMBP_TIMEOUT;
         }
     }

@@ -85,8 +85,8 @@ enum umbp_status disk_host_open(struct disk *disk, const char *path, unsigned fl
             is_direct = false;
             mode &= ~O_EXCL;
             if (!atomic_exchange_explicit(&host->warned_buffered, true, memory_order_relaxed)) {
-                log_warn("disk_buffered",
-                         "path=\"%s\" reason=\"the file system refuses O_DIRECT\"", path);
+                log_warn("disk_buffered", "path=\"%s\" reason=\"the file system refuses O_DIRECT\"",
+                         path);
             }
         }
     }
@@ -144,8 +144,7 @@ enum umbp_status disk_host_read_at(struct disk *disk, struct disk_file file, voi
     (void)disk;
     while (done < bytes) {
         ssize_t got = pread((int)file.handle, (char *)to + done,
-                            size_min(bytes - done, DISK_SYNC_TRANSFER_MAX),
-                            (off_t)(offset + done));
+                            size_min(bytes - done, DISK_SYNC_TRANSFER_MAX), (off_t)(offset + done));
         if (got < 0 && errno == EINTR) {
             continue;
         }
@@ -167,9 +166,9 @@ enum umbp_status disk_host_write_at(struct disk *disk, struct disk_file file, co
     size_t done = 0;
     (void)disk;
     while (done < bytes) {
-        ssize_t put = pwrite((int)file.handle, (const char *)from + done,
-                             size_min(bytes - done, DISK_SYNC_TRANSFER_MAX),
-                             (off_t)(offset + done));
+        ssize_t put =
+            pwrite((int)file.handle, (const char *)from + done,
+                   size_min(bytes - done, DISK_SYNC_TRANSFER_MAX), (off_t)(offset + done));
         if (put < 0 && errno == EINTR) {
             continue;
         }
@@ -242,10 +241,9 @@ static bool entry_is_regular(int directory_fd, const struct dirent *entry)
            S_ISREG(stat.st_mode);
 }
 
-enum umbp_status disk_host_list(struct disk *disk, const char *path,
-                                void (*visit)(void *context, const char *name,
-                                              bool is_regular_file),
-                                void *context)
+enum umbp_status
+disk_host_list(struct disk *disk, const char *path,
+               void (*visit)(void *context, const char *name, bool is_regular_file), void *context)
 {
     (void)disk;
     DIR *directory = opendir(path);

@@ -345,8 +345,8 @@ static enum umbp_status memory_truncate(struct disk *base, struct disk_file file
 static void check_alignment(struct disk_file file, const void *memory, uint64_t bytes,
                             uint64_t offset)
 {
-    ASSERT(!file.is_direct || ((uintptr_t)memory % 512 == 0 && bytes % 512 == 0 &&
-                               offset % 512 == 0));
+    ASSERT(!file.is_direct ||
+           ((uintptr_t)memory % 512 == 0 && bytes % 512 == 0 && offset % 512 == 0));
 }
 
 static enum umbp_status memory_read_at(struct disk *base, struct disk_file file, void *to,
@@ -490,10 +490,9 @@ static enum umbp_status memory_sync_directory(struct disk *base, const char *pat
     return UMBP_OK;
 }
 
-static enum umbp_status memory_list(struct disk *base, const char *path,
-                                    void (*visit)(void *context, const char *name,
-                                                  bool is_regular_file),
-                                    void *context)
+static enum umbp_status
+memory_list(struct disk *base, const char *path,
+            void (*visit)(void *context, const char *name, bool is_regular_file), void *context)
 {
     struct memory_disk *disk = memory_of(base);
     mutex_lock(&disk->mutex);

@@ -82,8 +82,7 @@ static void *posix_thread(void *context)
                                  clock_deadline_ns(clock_monotonic(), 60000));
             continue;
         }
-        struct disk_request *request =
-            CONTAINER_OF(disk->work.next, struct disk_request, link);
+        struct disk_request *request = CONTAINER_OF(disk->work.next, struct disk_request, link);
         struct posix_queue *queue = posix_queue_of(request->queue);
         list_remove(&request->link);
         mutex_unlock(&disk->mutex);
@@ -173,8 +172,8 @@ static enum umbp_status posix_queue_destroy(struct disk_queue *base, uint64_t ti
     deadline = timeout_ns > UINT64_MAX - deadline ? UINT64_MAX : deadline + timeout_ns;
     while (base->in_flight > 0) {
         struct disk_request *done[16];
-        if (posix_queue_wait(base, 1, ARRAY_COUNT(done),
-                             clock_left_ns(clock_monotonic(), deadline), done) == 0) {
+        if (posix_queue_wait(base, 1, ARRAY_COUNT(done), clock_left_ns(clock_monotonic(), deadline),
+                             done) == 0) {
             return UMBP_TIMEOUT;
         }
     }
@@ -198,27 +197,15 @@ static void posix_destroy(struct disk *base)
     mem_free(disk);
 }
 
-#define POSIX_CALLS \
-    .is_durable = true, \
-    .open = disk_host_open, \
-    .close = disk_host_close, \
-    .size = disk_host_size, \
-    .allocate = disk_host_allocate, \
-    .truncate = disk_host_truncate, \
-    .read_at = disk_host_read_at, \
-    .write_at = disk_host_write_at, \
-    .sync_file = disk_host_sync_file, \
-    .lock = disk_host_lock, \
-    .unlink = disk_host_unlink, \
-    .rename = disk_host_rename, \
-    .make_directory = disk_host_make_directory, \
-    .sync_directory = disk_host_sync_directory, \
-    .list = disk_host_list, \
-    .queue_create = posix_queue_create, \
-    .queue_destroy = posix_queue_destroy, \
-    .queue_submit = posix_queue_submit, \
-    .queue_wait = posix_queue_wait, \
-    .destroy = posix_destroy,
+#define POSIX_CALLS                                                                                \
+    .is_durable = true, .open = disk_host_open, .close = disk_host_close, .size = disk_host_size,  \
+    .allocate = disk_host_allocate, .truncate = disk_host_truncate, .read_at = disk_host_read_at,  \
+    .write_at = disk_host_write_at, .sync_file = disk_host_sync_file, .lock = disk_host_lock,      \
+    .unlink = disk_host_unlink, .rename = disk_host_rename,                                        \
+    .make_directory = disk_host_make_directory, .sync_directory = disk_host_sync_directory,        \
+    .list = disk_host_list, .queue_create = posix_queue_create,                                    \
+    .queue_destroy = posix_queue_destroy, .queue_submit = posix_queue_submit,                      \
+    .queue_wait = posix_queue_wait, .destroy = posix_destroy,
 
 static const struct disk_ops posix_ops = {.name = "posix", .is_async = true, POSIX_CALLS};
 static const struct disk_ops posix_inline_ops = {

@@ -29,10 +29,9 @@ enum umbp_status disk_host_unlink(struct disk *disk, const char *path);
 enum umbp_status disk_host_rename(struct disk *disk, const char *from, const char *to);
 enum umbp_status disk_host_make_directory(struct disk *disk, const char *path);
 enum umbp_status disk_host_sync_directory(struct disk *disk, const char *path);
-enum umbp_status disk_host_list(struct disk *disk, const char *path,
-                                void (*visit)(void *context, const char *name,
-                                              bool is_regular_file),
-                                void *context);
+enum umbp_status
+disk_host_list(struct disk *disk, const char *path,
+               void (*visit)(void *context, const char *name, bool is_regular_file), void *context);
 
 /* The status of a transfer that the kernel refused: like disk_status_of_errno, but whatever is not
  * about space or memory is UMBP_IO. */

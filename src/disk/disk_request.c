@@ -63,8 +63,8 @@ enum disk_step disk_request_step(struct disk_request *request, int64_t result)
     }
     /* A direct read that stops inside a block has met the end; going on from there would be refused
      * for its alignment. */
-    bool is_end = result == 0 ||
-                  (request->file.is_direct && request->bytes_done % DISK_ALIGN_BYTES != 0);
+    bool is_end =
+        result == 0 || (request->file.is_direct && request->bytes_done % DISK_ALIGN_BYTES != 0);
     return is_end ? DISK_STEP_DONE : DISK_STEP_AGAIN;
 }
 

@@ -109,8 +109,8 @@ static void uring_prepare(struct uring_queue *queue, struct disk_request *reques
     }
     int fd = (int)request->file.handle;
     uint64_t offset = request->offset + request->bytes_done;
-    bool is_fixed = request->buffer_index >= 0 && queue->queue.has_fixed_buffers &&
-                    request->verb == DISK_READ;
+    bool is_fixed =
+        request->buffer_index >= 0 && queue->queue.has_fixed_buffers && request->verb == DISK_READ;
     if (request->verb == DISK_SYNC) {
         io_uring_prep_fsync(sqe, fd, IORING_FSYNC_DATASYNC);
     } else if (is_fixed) {

@@ -4,10 +4,8 @@
  *
  *   items ──plan──► units ──reserve──► a run of blocks ──emit──► slots ──► disk
  *                     │                   │                        │
- *                     one record each     under the lock           header blocks, tails and unaligned
- *                                                                  pieces are staged in the slot's
- *                                                                  buffer, aligned pieces are written
- *                                                                  from where they lie
+ *                     one record each     under the lock           header blocks, tails and
+ * unaligned pieces are staged in the slot's buffer, aligned pieces are written from where they lie
  *
  * One call reserves up to SSD_RUN_UNITS records at a time, contiguously, so that its writes are
  * large and sequential whatever other threads append. While the device works on the slots in
@@ -18,14 +16,15 @@
  * fails the items in between. The other way round, an item that no failed slot carried is whole.
  *
  * A `hold` is this call's share in a segment that is not sealed: the segment can't be sealed
- * before the hold is settled. Settling waits until the hold's writes are done, syncs (strict), makes
- * failed records void, and gives the good ones to the accounts. There are two holds, so that the
- * writes to a new segment start while the last ones to the old one are under way. Before a call
- * waits for another thread it settles both: who waits holds nothing, so waiting can't go in a circle.
+ * before the hold is settled. Settling waits until the hold's writes are done, syncs (strict),
+ * makes failed records void, and gives the good ones to the accounts. There are two holds, so that
+ * the writes to a new segment start while the last ones to the old one are under way. Before a call
+ * waits for another thread it settles both: who waits holds nothing, so waiting can't go in a
+ * circle.
  *
  * A record that failed is left out of the footer. Until that is written a scan could still find it
- * whole (the write may have come through after all), so its header is overwritten with zeros as well
- * as can be done; the segment takes no more records.
+ * whole (the write may have come through after all), so its header is overwritten with zeros as
+ * well as can be done; the segment takes no more records.
  */
 #include "tier_ssd/ssd_priv.h"
 
@@ -63,7 +62,7 @@ struct append_writer {
     uint64_t slot_offset;
     size_t slot_bytes;
     unsigned iov_count;
-    size_t staged; /* bytes used of the slot's buffer */
+    size_t staged;  /* bytes used of the slot's buffer */
     size_t partial; /* bytes in the last block, if it is not full */
     size_t item;    /* being emitted */
     bool is_broken; /* time is up, nothing more can be written */
@@ -238,7 +237,8 @@ static bool put_bytes(struct append_writer *writer, const uint8_t *data, size_t 
             now = (size_t)align_down(now, SSD_BLOCK_BYTES);
             slot_add_iov(writer, data, now);
         } else {
-            if (writer->partial != 0 && is_block_aligned(data + SSD_BLOCK_BYTES - writer->partial)) {
+            if (writer->partial != 0 &&
+                is_block_aligned(data + SSD_BLOCK_BYTES - writer->partial)) {
                 /* Fill the block up, and go on without copying. */
                 now = size_min(now, SSD_BLOCK_BYTES - writer->partial);
             }
@@ -275,8 +275,7 @@ static struct ssd_arena_entry *unit_entry(struct append_writer *writer,
                                               unit->arena_at);
 }
 
-static void entry_fill(struct ssd_arena_entry *entry, const struct ssd_append *item,
-                       uint32_t block)
+static void entry_fill(struct ssd_arena_entry *entry, const struct ssd_append *item, uint32_t block)
 {
     *entry = (struct ssd_arena_entry){
         .generation = item->generation,
@@ -365,8 +364,8 @@ static void emit_tombstones(struct append_writer *writer, struct append_unit *un
     for (size_t i = unit->first; i < unit->end; i++) {
         const struct ssd_append *item = &writer->appends[i];
         if (item->location.segment != 0) {
-            used += ssd_tomb_encode(item->generation, item->key.data, item->key.bytes,
-                                    block + used);
+            used +=
+                ssd_tomb_encode(item->generation, item->key.data, item->key.bytes, block + used);
             newest = u64_max(newest, item->generation);
         }
     }
@@ -387,8 +386,8 @@ static void emit(struct append_writer *writer, struct append_unit *unit)
 {
     uint64_t offset = (uint64_t)unit->block * SSD_BLOCK_BYTES;
     struct ssd_slot *slot = writer->slot;
-    if (slot && (slot->hold != writer->current ||
-                 writer->slot_offset + writer->slot_bytes != offset)) {
+    if (slot &&
+        (slot->hold != writer->current || writer->slot_offset + writer->slot_bytes != offset)) {
         slot_submit(writer);
     }
     if (!writer->slot) {
@@ -411,8 +410,8 @@ static void emit(struct append_writer *writer, struct append_unit *unit)
 
 /* ----------------------------------------------------------------------- settling -------- */
 
-/* Make failed records void on disk, as far as the device lets us. Those that timed out are left: the
- * device may still write them after us, and the footer will not list them. */
+/* Make failed records void on disk, as far as the device lets us. Those that timed out are left:
+ * the device may still write them after us, and the footer will not list them. */
 static void hold_void_failed(struct append_writer *writer, struct append_hold *hold)
 {
     uint32_t last = 0;
@@ -427,10 +426,9 @@ static void hold_void_failed(struct append_writer *writer, struct append_hold *h
             return;
         }
         memset(writer->io->service->buffer, 0, SSD_BLOCK_BYTES);
-        enum umbp_status status =
-            ssd_io_run(writer->io, DISK_WRITE, hold->segment->file, hold->segment,
-                       (uint64_t)last * SSD_BLOCK_BYTES, SSD_BLOCK_BYTES, writer->deadline_ns,
-                       NULL);
+        enum umbp_status status = ssd_io_run(writer->io, DISK_WRITE, hold->segment->file,
+                                             hold->segment, (uint64_t)last * SSD_BLOCK_BYTES,
+                                             SSD_BLOCK_BYTES, writer->deadline_ns, NULL);
         if (status != UMBP_OK) {
             return; /* it would not fare better with the next */
         }
@@ -550,8 +548,7 @@ static enum umbp_status item_check(const struct ssd_tier *tier, const struct ssd
         return UMBP_INVALID_VALUE;
     }
     /* Header, record, one footer page, trailer. */
-    uint64_t file_bytes =
-        (ssd_record_blocks(bytes, item->key.bytes) + 3) * SSD_BLOCK_BYTES;
+    uint64_t file_bytes = (ssd_record_blocks(bytes, item->key.bytes) + 3) * SSD_BLOCK_BYTES;
     if (bytes > SSD_VALUE_BYTES_MAX ||
         (file_bytes > tier->segment_bytes && file_bytes > tier->capacity_bytes / 2)) {
         return UMBP_TOO_LARGE;
@@ -612,8 +609,8 @@ static unsigned place_units(struct append_writer *writer, struct ssd_segment *se
                             struct append_unit *units, unsigned count)
 {
     unsigned placed = 0;
-    while (placed < count && ssd_place(segment, &units[placed].need, &units[placed].block,
-                                       &units[placed].arena_at)) {
+    while (placed < count &&
+           ssd_place(segment, &units[placed].need, &units[placed].block, &units[placed].arena_at)) {
         placed++;
     }
     struct append_hold *hold = hold_now(writer);
@@ -734,12 +731,12 @@ static void writer_run(struct append_writer *writer)
         for (unsigned done = 0; done < count;) {
             struct append_unit *units = writer->units + done;
             unsigned placed = 0;
-            enum umbp_status status =
-                writer->is_broken ? UMBP_TIMEOUT
-                                  : writer_reserve(writer, units, count - done, &placed);
+            enum umbp_status status = writer->is_broken
+                                          ? UMBP_TIMEOUT
+                                          : writer_reserve(writer, units, count - done, &placed);
             if (status != UMBP_OK) {
-                bool only_this = (units[0].need.blocks + 3) * SSD_BLOCK_BYTES >
-                                 writer->tier->segment_bytes;
+                bool only_this =
+                    (units[0].need.blocks + 3) * SSD_BLOCK_BYTES > writer->tier->segment_bytes;
                 items_fail(writer, units[0].first,
                            only_this && status == UMBP_NO_SPACE ? units[0].end : writer->count,
                            status);

@@ -4,8 +4,8 @@
  *
  * Every segment is scanned, footer or not, so every checksum is looked at. Where there is a footer,
  * it says which records count: each must have been found by the scan, unchanged. What was found and
- * is not listed was void, and is no finding. Which of the good records are live is then decided over
- * all segments, by key and generation.
+ * is not listed was void, and is no finding. Which of the good records are live is then decided
+ * over all segments, by key and generation.
  */
 #include <inttypes.h>
 #include <stdarg.h>
@@ -153,7 +153,8 @@ static void check_unsealed(struct check *check, const struct ssd_scan *scan)
     check->report->missing_footers++;
     check->report->torn_bytes += scan->tail_bytes;
     check->report->corrupt_records += inner;
-    check_problem(check, "%016x.seg: no footer; %u records found, %" PRIu64 " torn bytes at the end",
+    check_problem(check,
+                  "%016x.seg: no footer; %u records found, %" PRIu64 " torn bytes at the end",
                   check->loaded->id, check->loaded->pages.entries, scan->tail_bytes);
     if (inner > 0) {
         check_problem(check, "%016x.seg: %" PRIu64 " damaged records between good ones",
@@ -163,11 +164,10 @@ static void check_unsealed(struct check *check, const struct ssd_scan *scan)
 
 static enum umbp_status check_header(struct check *check, struct disk_file file)
 {
-    enum umbp_status status = ssd_io_run(check->io, DISK_READ, file, NULL, 0, SSD_BLOCK_BYTES,
-                                         DEADLINE_NEVER, NULL);
+    enum umbp_status status =
+        ssd_io_run(check->io, DISK_READ, file, NULL, 0, SSD_BLOCK_BYTES, DEADLINE_NEVER, NULL);
     if (status == UMBP_OK) {
-        status = ssd_header_decode(check->io->service->buffer, &check->identity,
-                                   check->loaded->id);
+        status = ssd_header_decode(check->io->service->buffer, &check->identity, check->loaded->id);
     }
     if (status == UMBP_NOT_FOUND) {
         check->report->corrupt_segments++;
@@ -192,9 +192,8 @@ static enum umbp_status check_file(struct check *check, struct disk_file file,
         return status == UMBP_NOT_FOUND ? UMBP_OK : status;
     }
     ssd_pages_init(&footer, check->identity.tag, loaded->id);
-    enum umbp_status sealed =
-        ssd_footer_find(check->io, file, NULL, &check->identity, loaded->id, loaded->file_bytes,
-                        DEADLINE_NEVER, &trailer);
+    enum umbp_status sealed = ssd_footer_find(check->io, file, NULL, &check->identity, loaded->id,
+                                              loaded->file_bytes, DEADLINE_NEVER, &trailer);
     if (sealed == UMBP_OK) {
         sealed = ssd_footer_load(check->io, file, NULL, &trailer, DEADLINE_NEVER, &footer);
     }
@@ -342,8 +341,7 @@ static enum umbp_status check_all(struct check *check, const struct ssd_listing 
 enum umbp_status ssd_check(const char *directory, struct disk *disk,
                            void (*progress)(void *context, uint64_t done, uint64_t all),
                            void (*problem)(void *context, const char *line), void *context,
-                           struct ssd_check_report *report_out, char *error_out,
-                           size_t error_bytes)
+                           struct ssd_check_report *report_out, char *error_out, size_t error_bytes)
 {
     struct ssd_super super;
     struct ssd_listing listing;
@@ -376,10 +374,10 @@ enum umbp_status ssd_check(const char *directory, struct disk *disk,
         .report = &report,
     };
     check.set.segments = mem_calloc(listing.count + 1, sizeof(*check.set.segments));
-    status = check.set.segments ? ssd_read_slots(disk, clock_monotonic(), &check.counters,
-                                                 CHECK_IO_TIMEOUT_NS, CHECK_DEPTH, CHECK_IO_BYTES,
-                                                 &check.io)
-                                : UMBP_NO_MEMORY;
+    status = check.set.segments
+                 ? ssd_read_slots(disk, clock_monotonic(), &check.counters, CHECK_IO_TIMEOUT_NS,
+                                  CHECK_DEPTH, CHECK_IO_BYTES, &check.io)
+                 : UMBP_NO_MEMORY;
     if (status == UMBP_OK) {
         status = check_all(&check, &listing);
         (void)ssd_io_destroy(check.io, CHECK_IO_TIMEOUT_NS);

@@ -102,8 +102,8 @@ enum umbp_status ssd_footer_find(struct ssd_io *io, struct disk_file file, void 
 
 /* Read pages [first, first + count) into the service buffer and check them. */
 static enum umbp_status footer_read(struct ssd_io *io, struct disk_file file, void *owner,
-                                    const struct ssd_trailer *trailer, uint64_t tag,
-                                    uint32_t first, uint32_t count, uint64_t deadline_ns)
+                                    const struct ssd_trailer *trailer, uint64_t tag, uint32_t first,
+                                    uint32_t count, uint64_t deadline_ns)
 {
     uint64_t offset = ((uint64_t)trailer->footer_block + first) * SSD_BLOCK_BYTES;
     enum umbp_status status = ssd_io_run(io, DISK_READ, file, owner, offset,

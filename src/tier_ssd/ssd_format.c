@@ -3,19 +3,18 @@
  * The codecs of everything on disk. Little-endian, explicit offsets. Decoders trust nothing: each
  * field is checked against the block that it came in before it is used.
  *
- *   super, segment header, footer page, trailer: a block whose last four bytes are the CRC32C of the
- *     rest; magic, version
- *   record: its CRC covers head and key only, the value has its own
+ *   super, segment header, footer page, trailer: a block whose last four bytes are the CRC32C of
+ * the rest; magic, version record: its CRC covers head and key only, the value has its own
  */
 #include <endian.h>
 
 #include "tier_ssd/ssd_priv.h"
 
-#define MAGIC_SUPER UINT64_C(0x5250555350424d55)  /* "UMBPSUPR" */
-#define MAGIC_HEADER UINT64_C(0x4d47455350424d55) /* "UMBPSEGM" */
+#define MAGIC_SUPER UINT64_C(0x5250555350424d55)   /* "UMBPSUPR" */
+#define MAGIC_HEADER UINT64_C(0x4d47455350424d55)  /* "UMBPSEGM" */
 #define MAGIC_TRAILER UINT64_C(0x444e455350424d55) /* "UMBPSEND" */
-#define MAGIC_PAGE UINT32_C(0x54464d55)           /* "UMFT" */
-#define MAGIC_RECORD UINT32_C(0x43524d55)         /* "UMRC" */
+#define MAGIC_PAGE UINT32_C(0x54464d55)            /* "UMFT" */
+#define MAGIC_RECORD UINT32_C(0x43524d55)          /* "UMRC" */
 
 static void put_u16(uint8_t *to, uint32_t value)
 {

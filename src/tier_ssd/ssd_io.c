@@ -285,6 +285,8 @@ void ssd_io_abandon(struct ssd_io *io)
 
 bool ssd_io_service_is_free(struct ssd_io *io, uint64_t deadline_ns)
 {
+    uint64_t now = clock_now_ns(io->options.clock);
+    deadline_ns = u64_min(deadline_ns, now + io->options.io_timeout_ns);
     while (io->service->state == SLOT_LOST) {
         bool is_due = clock_now_ns(io->options.clock) >= deadline_ns;
         io_turn(io, deadline_ns);
@@ -418,16 +420,22 @@ struct ssd_io *ssd_pool_take(struct ssd_pool *pool, const struct clock_source *c
 enum umbp_status ssd_pool_fini(struct ssd_pool *pool, const struct clock_source *clock,
                                uint64_t deadline_ns)
 {
-    enum umbp_status status = UMBP_OK;
     uint64_t until = ssd_monotonic(clock, deadline_ns);
-    while (!list_is_empty(&pool->idle)) {
-        struct ssd_io *io = CONTAINER_OF(pool->idle.next, struct ssd_io, pool_link);
+    struct list_node *node = pool->idle.next;
+    while (node != &pool->idle) {
+        struct ssd_io *io = CONTAINER_OF(node, struct ssd_io, pool_link);
+        node = node->next;
         list_remove(&io->pool_link);
-        if (ssd_io_destroy(io, clock_left_ns(clock_monotonic(), until)) != UMBP_OK) {
-            status = UMBP_TIMEOUT;
+        if (ssd_io_destroy(io, clock_left_ns(clock_monotonic(), until)) == UMBP_OK) {
+            pool->count--;
+        } else {
+            list_push_front(&pool->idle, &io->pool_link);
         }
+    }
+    if (pool->count > 0) {
+        return UMBP_TIMEOUT;
     }
     condition_fini(&pool->given);
     mutex_fini(&pool->mutex);
-    return status;
+    return UMBP_OK;
 }

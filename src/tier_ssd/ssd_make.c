@@ -4,8 +4,8 @@
  *
  *   MAKING ─► ACTIVE ─► CLOSING ─► SEALING ─► SEALED
  *               │ full, or a write failed │      │
- *               │                         │      a thread that found no writer left writes the footer
- *               writers reserve space     the writers in flight finish
+ *               │                         │      a thread that found no writer left writes the
+ * footer writers reserve space     the writers in flight finish
  *
  * A segment takes its whole size from the tier's space when it is made, and gives back what it did
  * not need when it is sealed. What its footer will take is set aside with each record.
@@ -96,8 +96,7 @@ static void footer_after(const struct ssd_segment *segment, const struct ssd_nee
         pages++;
         used = need->entry_bytes;
     } else {
-        pages += (uint32_t)div_round_up(need->entry_bytes,
-                                        SSD_PAGE_ROOM - need->entry_largest + 1);
+        pages += (uint32_t)div_round_up(need->entry_bytes, SSD_PAGE_ROOM - need->entry_largest + 1);
         used = SSD_PAGE_ROOM;
     }
     *pages_out = pages;
@@ -130,7 +129,8 @@ bool ssd_place(struct ssd_segment *segment, const struct ssd_need *need, uint32_
 static enum umbp_status reserve_ids(struct ssd_tier *tier, uint32_t id)
 {
     struct ssd_super super = {
-        .clear_generation = tier->clear_generation, /* only changes under is_making, which we have */
+        .clear_generation =
+            tier->clear_generation, /* only changes under is_making, which we have */
         .next_segment = id > UINT32_MAX - SSD_IDS_RESERVED ? UINT32_MAX : id + SSD_IDS_RESERVED,
     };
     memcpy(super.uuid, tier->identity.uuid, SSD_UUID_BYTES);
@@ -180,10 +180,9 @@ static enum umbp_status make_file(struct ssd_tier *tier, struct ssd_io *io,
 {
     char path[SSD_PATH_BYTES];
     ssd_segment_path(tier->directory, id, path);
-    enum umbp_status status =
-        disk_open(tier->disk, path,
-                  DISK_OPEN_WRITE | DISK_OPEN_CREATE | DISK_OPEN_EXCLUSIVE | DISK_OPEN_DIRECT,
-                  file_out);
+    enum umbp_status status = disk_open(
+        tier->disk, path,
+        DISK_OPEN_WRITE | DISK_OPEN_CREATE | DISK_OPEN_EXCLUSIVE | DISK_OPEN_DIRECT, file_out);
     if (status != UMBP_OK) {
         return status;
     }
@@ -196,8 +195,8 @@ static enum umbp_status make_file(struct ssd_tier *tier, struct ssd_io *io,
     }
     if (status == UMBP_OK) {
         ssd_header_encode(&tier->identity, id, io->service->buffer);
-        status = ssd_io_run(io, DISK_WRITE, *file_out, segment, 0, SSD_BLOCK_BYTES, deadline_ns,
-                            NULL);
+        status =
+            ssd_io_run(io, DISK_WRITE, *file_out, segment, 0, SSD_BLOCK_BYTES, deadline_ns, NULL);
     }
     return status;
 }
@@ -209,8 +208,7 @@ enum umbp_status ssd_segment_make(struct ssd_tier *tier, struct ssd_io *io, uint
     struct ssd_segment *segment = NULL;
     struct disk_file file = DISK_FILE_NONE;
     bool needs_ids = false;
-    enum umbp_status status =
-        make_reserve(tier, file_bytes, for_reclaim, &segment, &needs_ids);
+    enum umbp_status status = make_reserve(tier, file_bytes, for_reclaim, &segment, &needs_ids);
     if (status != UMBP_OK) {
         return status;
     }

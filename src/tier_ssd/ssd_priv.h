@@ -50,7 +50,10 @@ _Static_assert(SSD_PAGE_HEAD_BYTES + SSD_ENTRY_HEAD_BYTES + SSD_KEY_BYTES_MAX <=
                "an entry fits a page");
 _Static_assert(SSD_BLOCK_BYTES == DISK_ALIGN_BYTES, "blocks are what direct I/O needs");
 
-enum ssd_kind { SSD_KIND_VALUE = 1, SSD_KIND_TOMBSTONES = 2 };
+enum ssd_kind {
+    SSD_KIND_VALUE = 1,
+    SSD_KIND_TOMBSTONES = 2
+};
 
 /* Whose bytes: written into every block, so that a block of another directory, segment or place is
  * never taken for ours. */
@@ -185,12 +188,18 @@ static inline void ssd_count(_Atomic uint64_t *counter, uint64_t by)
  * A LOST slot has been reported (or given up); its buffer, iovec and owner stay as they are until
  * the kernel gives the request back, if ever.
  */
-enum ssd_slot_state { SLOT_FREE, SLOT_TAKEN, SLOT_BUSY, SLOT_ENDED, SLOT_LOST };
+enum ssd_slot_state {
+    SLOT_FREE,
+    SLOT_TAKEN,
+    SLOT_BUSY,
+    SLOT_ENDED,
+    SLOT_LOST
+};
 
 struct ssd_slot {
     struct disk_request request;
-    uint8_t *buffer;    /* slot_bytes */
-    struct iovec *iov;  /* iov_max */
+    uint8_t *buffer;   /* slot_bytes */
+    struct iovec *iov; /* iov_max */
     enum ssd_slot_state state;
     enum umbp_status status; /* ENDED and LOST */
     bool is_reported;        /* LOST: out of the ended list */
@@ -280,6 +289,7 @@ void ssd_pool_add(struct ssd_pool *pool, struct ssd_io *io);
 struct ssd_io *ssd_pool_take(struct ssd_pool *pool, const struct clock_source *clock,
                              uint64_t deadline_ns);
 void ssd_pool_give(struct ssd_pool *pool, struct ssd_io *io);
+/* UMBP_TIMEOUT: some contexts could not be destroyed, and stay; it may be tried again. */
 enum umbp_status ssd_pool_fini(struct ssd_pool *pool, const struct clock_source *clock,
                                uint64_t deadline_ns);
 
@@ -331,12 +341,12 @@ struct ssd_segment {
     bool has_footer;
     struct disk_file file;
     bool is_open;
-    unsigned refs; /* users of the file */
+    unsigned refs;              /* users of the file */
     struct list_node idle_link; /* open, and no refs */
     uint64_t file_bytes;        /* what it counts for in used_bytes */
     uint32_t end_block;         /* behind the last record */
     uint32_t limit_blocks;      /* the file's, while it takes records */
-    uint32_t footer_pages;      /* closed ones, and bytes used of the last, while it takes records */
+    uint32_t footer_pages; /* closed ones, and bytes used of the last, while it takes records */
     uint32_t footer_used;
     unsigned writers;
     struct ssd_arena *arena;
@@ -389,14 +399,17 @@ struct ssd_tier {
 
     struct ssd_pool read_pool;
     struct ssd_pool append_pool;
+
+    bool is_closing; /* ssd_close only, which is called by one thread */
+    bool pool_is_gone[2];
 };
 
 /* ssd_segment.c. The ones marked (locked) are called with the tier's lock held. */
 MUST_USE enum umbp_status ssd_table_init(struct ssd_tier *tier, uint32_t existing);
 void ssd_table_fini(struct ssd_tier *tier);
-struct ssd_segment *ssd_table_find(const struct ssd_tier *tier, uint32_t id);   /* (locked) */
-struct ssd_segment *ssd_table_insert(struct ssd_tier *tier, uint32_t id);       /* (locked) */
-void ssd_table_remove(struct ssd_tier *tier, struct ssd_segment *segment);      /* (locked) */
+struct ssd_segment *ssd_table_find(const struct ssd_tier *tier, uint32_t id); /* (locked) */
+struct ssd_segment *ssd_table_insert(struct ssd_tier *tier, uint32_t id);     /* (locked) */
+void ssd_table_remove(struct ssd_tier *tier, struct ssd_segment *segment);    /* (locked) */
 /* Open the segment's file if need be, and count a user. UMBP_STALE when it is not there. */
 MUST_USE enum umbp_status ssd_segment_use(struct ssd_tier *tier, uint32_t id,
                                           struct ssd_segment **segment_out);
@@ -497,12 +510,12 @@ struct ssd_scan {
     uint32_t end_block;  /* behind the last valid record */
     uint32_t next_block; /* behind the last valid record before the first hole */
     uint64_t lost_records;
-    uint64_t lost_bytes; /* not zero, and not valid */
+    uint64_t lost_bytes;   /* not zero, and not valid */
     uint64_t tail_records; /* of those, behind end_block */
     uint64_t tail_bytes;
 
     /* Private. */
-    uint64_t at;         /* block */
+    uint64_t at; /* block */
     bool is_in_value;
     bool is_in_damage;
     bool is_stopped;
@@ -560,8 +573,9 @@ void ssd_need_add_entry(struct ssd_need *need, uint32_t key_bytes);
 /* (locked) Whether the record fits behind what is there; then it is placed. */
 bool ssd_place(struct ssd_segment *segment, const struct ssd_need *need, uint32_t *block_out,
                size_t *arena_at_out);
-/* Make a segment of file_bytes. The caller has set is_making, and clears it. On success it is in the
- * table, MAKING, with an open file (one user) and an arena. UMBP_NO_SPACE; UMBP_BUSY: no arena. */
+/* Make a segment of file_bytes. The caller has set is_making, and clears it. On success it is in
+ * the table, MAKING, with an open file (one user) and an arena. UMBP_NO_SPACE; UMBP_BUSY: no arena.
+ */
 MUST_USE enum umbp_status ssd_segment_make(struct ssd_tier *tier, struct ssd_io *io,
                                            uint64_t file_bytes, bool for_reclaim,
                                            uint64_t deadline_ns, struct ssd_segment **segment_out);
@@ -636,8 +650,7 @@ MUST_USE enum umbp_status ssd_recover(struct ssd_tier *tier, const struct ssd_su
                                       struct ssd_recovery *recovery, char *error_out,
                                       size_t error_bytes);
 void ssd_info_of(const struct ssd_entry *entry, uint32_t segment, struct ssd_record_info *info_out);
-void ssd_set_error(char *error_out, size_t error_bytes, const char *format, ...)
-    PRINTF_LIKE(3, 4);
+void ssd_set_error(char *error_out, size_t error_bytes, const char *format, ...) PRINTF_LIKE(3, 4);
 
 /* ------------------------------------------------------------------------ contexts ------- */
 

@@ -58,9 +58,9 @@ static void read_end(struct reader *reader, struct ssd_read *read, enum umbp_sta
         uint64_t held_back;
         ssd_count(&reader->tier->counters.corrupt_records, 1);
         if (log_limit_pass(&reader->tier->corrupt_limit, CORRUPT_LOG_MS, &held_back)) {
-            log_warn("ssd_record_corrupt", "segment=%016x block=%u bytes=%" PRIu64
-                     " held_back=%" PRIu64, read->location.segment, read->location.block,
-                     read->value_bytes, held_back);
+            log_warn("ssd_record_corrupt",
+                     "segment=%016x block=%u bytes=%" PRIu64 " held_back=%" PRIu64,
+                     read->location.segment, read->location.block, read->value_bytes, held_back);
         }
     }
     if (status != UMBP_OK) {
@@ -141,8 +141,7 @@ static void tracker_take(struct ssd_tier *tier, struct read_tracker *tracker, co
         }
         tracker->expected_crc = record.value_crc;
         if (ssd_value_is_inline(read->value_bytes, read->key.bytes)) {
-            copy_out(tracker, data + SSD_RECORD_HEAD_BYTES + read->key.bytes, 0,
-                     read->value_bytes);
+            copy_out(tracker, data + SSD_RECORD_HEAD_BYTES + read->key.bytes, 0, read->value_bytes);
         } else {
             data += SSD_BLOCK_BYTES;
             at += SSD_BLOCK_BYTES;
@@ -235,10 +234,9 @@ static void reader_fill(struct reader *reader)
         slot->piece_bytes = bytes;
         slot->owner = tracker->segment;
         slot->iov[0] = (struct iovec){.iov_base = slot->buffer, .iov_len = (size_t)bytes};
-        ssd_io_submit(reader->io, slot, DISK_READ, tracker->segment->file,
-                      (uint64_t)tracker->read->location.block * SSD_BLOCK_BYTES +
-                          tracker->submitted,
-                      1);
+        ssd_io_submit(
+            reader->io, slot, DISK_READ, tracker->segment->file,
+            (uint64_t)tracker->read->location.block * SSD_BLOCK_BYTES + tracker->submitted, 1);
         tracker->submitted += bytes;
         tracker->pending++;
     }
@@ -273,8 +271,7 @@ static void tracker_advance(struct reader *reader, unsigned index)
             found = true;
         }
     }
-    if (tracker->pending == 0 &&
-        (tracker->status != UMBP_OK || tracker->taken == tracker->bytes)) {
+    if (tracker->pending == 0 && (tracker->status != UMBP_OK || tracker->taken == tracker->bytes)) {
         tracker_end(reader, tracker);
     }
 }

@@ -2,8 +2,8 @@
 /*
  * Start-up: what the directory holds, told in order.
  *
- *   1. load every segment: its footer, else a scan. Nothing on disk changes yet, so a directory of a
- *      newer version is left as it was
+ *   1. load every segment: its footer, else a scan. Nothing on disk changes yet, so a directory of
+ * a newer version is left as it was
  *   2. put every segment into the table, with what it takes and holds
  *   3. seal what had no footer, behind its last valid record, so that nothing is ever appended to
  *      what a crash left, and the next start need not scan it again. Not in a follower
@@ -149,15 +149,18 @@ static enum umbp_status seal_file(struct ssd_tier *tier, struct ssd_io *io,
     return status;
 }
 
-/* A segment that was open when its writer died. One that holds nothing and lost nothing goes. */
+/* A segment that was open when its writer died. One of which nothing can be served goes: it would
+ * be read again at each start, and released before any other. */
 static void recover_seal(struct ssd_tier *tier, struct ssd_io *io, struct ssd_loaded *loaded)
 {
     char path[SSD_PATH_BYTES];
     struct disk_file file;
     ssd_segment_path(tier->directory, loaded->id, path);
     if (loaded->pages.entries == 0) {
-        if (loaded->lost_bytes == 0 && disk_unlink(tier->disk, path) == UMBP_OK) {
-            loaded->is_gone = true;
+        loaded->is_gone = disk_unlink(tier->disk, path) == UMBP_OK;
+        if (loaded->lost_bytes > 0) {
+            log_warn("ssd_segment_dropped", "path=\"%s\" damaged_bytes=%" PRIu64, path,
+                     loaded->lost_bytes);
         }
         return;
     }

@@ -56,8 +56,7 @@ static uint32_t index_load(const struct ssd_tier *tier, uint32_t at)
 
 static void index_store(struct ssd_tier *tier, uint32_t at, uint32_t place_and_one)
 {
-    atomic_store_explicit(&tier->index[at & tier->index_mask], place_and_one,
-                          memory_order_release);
+    atomic_store_explicit(&tier->index[at & tier->index_mask], place_and_one, memory_order_release);
 }
 
 static uint32_t segment_id(const struct ssd_segment *segment)

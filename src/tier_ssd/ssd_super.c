@@ -144,8 +144,8 @@ enum umbp_status ssd_super_write(struct disk *disk, const char *directory,
     ssd_path(directory, SUPER_TMP_NAME, tmp_path);
     ssd_path(directory, SUPER_NAME, path);
     ssd_super_encode(super, block);
-    enum umbp_status status = disk_open(
-        disk, tmp_path, DISK_OPEN_WRITE | DISK_OPEN_CREATE | DISK_OPEN_TRUNCATE, &file);
+    enum umbp_status status =
+        disk_open(disk, tmp_path, DISK_OPEN_WRITE | DISK_OPEN_CREATE | DISK_OPEN_TRUNCATE, &file);
     if (status != UMBP_OK) {
         return status;
     }
@@ -178,14 +178,13 @@ static uint64_t lock_read_pid(struct disk *disk, struct disk_file file)
     return units_parse_count(text, &pid) ? pid : 0;
 }
 
-enum umbp_status ssd_lock_take(struct disk *disk, const char *directory,
-                               struct disk_file *file_out, uint64_t *pid_out)
+enum umbp_status ssd_lock_take(struct disk *disk, const char *directory, struct disk_file *file_out,
+                               uint64_t *pid_out)
 {
     char path[SSD_PATH_BYTES];
     struct disk_file file;
     ssd_path(directory, LOCK_NAME, path);
-    enum umbp_status status =
-        disk_open(disk, path, DISK_OPEN_WRITE | DISK_OPEN_CREATE, &file);
+    enum umbp_status status = disk_open(disk, path, DISK_OPEN_WRITE | DISK_OPEN_CREATE, &file);
     if (status != UMBP_OK) {
         return status;
     }

@@ -132,8 +132,7 @@ static enum umbp_status make_directory(const struct open_state *open)
 static enum umbp_status take_lock(struct ssd_tier *tier, const struct open_state *open)
 {
     uint64_t pid = 0;
-    enum umbp_status status =
-        ssd_lock_take(tier->disk, tier->directory, &tier->lock_file, &pid);
+    enum umbp_status status = ssd_lock_take(tier->disk, tier->directory, &tier->lock_file, &pid);
     if (status == UMBP_LOCKED && pid != 0) {
         ssd_set_error(open->error, open->error_bytes, "%s is in use by process %" PRIu64,
                       tier->directory, pid);
@@ -167,8 +166,7 @@ static enum umbp_status find_super(struct ssd_tier *tier, struct open_state *ope
                                    const struct ssd_listing *listing)
 {
     uint32_t version = 0;
-    enum umbp_status status =
-        ssd_super_read(tier->disk, tier->directory, &open->super, &version);
+    enum umbp_status status = ssd_super_read(tier->disk, tier->directory, &open->super, &version);
     if (status == UMBP_NOT_FOUND && !tier->read_only && listing->count == 0) {
         return new_super(tier, open);
     }
@@ -188,8 +186,7 @@ static enum umbp_status enter_directory(struct ssd_tier *tier, struct open_state
 {
     /* A newer version's directory is not even locked. */
     uint32_t version = 0;
-    enum umbp_status status =
-        ssd_super_read(tier->disk, tier->directory, &open->super, &version);
+    enum umbp_status status = ssd_super_read(tier->disk, tier->directory, &open->super, &version);
     if (status == UMBP_VERSION || (status == UMBP_NOT_FOUND && tier->read_only)) {
         return super_refused(open, status, version);
     }
@@ -287,14 +284,19 @@ static struct ssd_tier *tier_create(const struct ssd_options *options)
     return tier;
 }
 
-/* Everything but the seal. A context that can't be destroyed stays, with the tier that it points
- * to, for ever. */
+/* Everything but the seal. UMBP_TIMEOUT: the device still has requests; the tier stays, and it may
+ * be tried again. */
 static enum umbp_status tier_destroy(struct ssd_tier *tier, uint64_t deadline_ns)
 {
-    enum umbp_status status = ssd_pool_fini(&tier->append_pool, tier->clock, deadline_ns);
-    enum umbp_status readers = ssd_pool_fini(&tier->read_pool, tier->clock, deadline_ns);
+    struct ssd_pool *pools[] = {&tier->append_pool, &tier->read_pool};
+    for (unsigned i = 0; i < ARRAY_COUNT(pools); i++) {
+        if (!tier->pool_is_gone[i]) {
+            tier->pool_is_gone[i] = ssd_pool_fini(pools[i], tier->clock, deadline_ns) == UMBP_OK;
+        }
+    }
     disk_close(tier->disk, tier->lock_file);
-    if (status != UMBP_OK || readers != UMBP_OK) {
+    tier->lock_file = DISK_FILE_NONE;
+    if (!tier->pool_is_gone[0] || !tier->pool_is_gone[1]) {
         return UMBP_TIMEOUT;
     }
     for (uint32_t i = 0; tier->segments && i < tier->segment_capacity; i++) {
@@ -353,8 +355,8 @@ enum umbp_status ssd_open(const struct ssd_options *options, const struct ssd_vi
         status = tier_set_up(tier, &open, &listing);
     }
     if (status == UMBP_OK) {
-        status = ssd_recover(tier, &open.super, &listing, visitor, &recovery, error_out,
-                             error_bytes);
+        status =
+            ssd_recover(tier, &open.super, &listing, visitor, &recovery, error_out, error_bytes);
     }
     ssd_listing_fini(&listing);
     if (status != UMBP_OK) {
@@ -389,7 +391,9 @@ static enum umbp_status close_segments(struct ssd_tier *tier, uint64_t deadline_
         struct ssd_super super = {.clear_generation = tier->clear_generation,
                                   .next_segment = tier->next_segment};
         memcpy(super.uuid, tier->identity.uuid, SSD_UUID_BYTES);
-        status = ssd_super_write(tier->disk, tier->directory, &super);
+        if (ssd_super_write(tier->disk, tier->directory, &super) != UMBP_OK) {
+            return UMBP_OK; /* costs a few ids, of four billion */
+        }
     }
     return status;
 }
@@ -399,7 +403,11 @@ enum umbp_status ssd_close(struct ssd_tier *tier, uint64_t deadline_ns)
     if (!tier) {
         return UMBP_OK;
     }
-    enum umbp_status status = tier->read_only ? UMBP_OK : close_segments(tier, deadline_ns);
+    enum umbp_status status = UMBP_OK;
+    if (!tier->read_only && !tier->is_closing) {
+        tier->is_closing = true;
+        status = close_segments(tier, deadline_ns);
+    }
     enum umbp_status destroyed = tier_destroy(tier, deadline_ns);
     return destroyed == UMBP_OK ? status : destroyed;
 }

@@ -6,6 +6,7 @@
 #ifndef TEST_SSD_FIXTURE_H
 #define TEST_SSD_FIXTURE_H
 
+#include <inttypes.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -107,8 +108,7 @@ static inline enum umbp_status fx_try_open(struct fx *fx)
     struct ssd_visitor visitor = fx_visitor(fx);
     memset(fx->index, 0, sizeof(fx->index));
     fx->options.disk = fx->disk;
-    return ssd_open(&fx->options, &visitor, &fx->tier, &fx->recovery, fx->error,
-                    sizeof(fx->error));
+    return ssd_open(&fx->options, &visitor, &fx->tier, &fx->recovery, fx->error, sizeof(fx->error));
 }
 
 static inline void fx_open(struct fx *fx)
@@ -235,6 +235,120 @@ static inline void fx_check_all(struct fx *fx)
             assert_ok(fx_get(fx, i));
         }
     }
+}
+
+/* ------------------------------------------------------------------------ reclaim -------- */
+
+#define FX_MOVE_MAX 4096u
+
+struct fx_found {
+    uint32_t number;
+    bool is_tombstone;
+    uint64_t generation;
+    uint64_t bytes;
+    uint32_t depth;
+    uint32_t crc;
+    struct ssd_location location;
+};
+
+struct fx_list {
+    struct fx_found found[FX_MOVE_MAX];
+    uint32_t count;
+};
+
+static inline void fx_collect(void *context, const struct ssd_record_info *info)
+{
+    struct fx_list *list = context;
+    struct fx_found *found = &list->found[list->count++];
+    assert_true(list->count <= FX_MOVE_MAX);
+    memcpy(&found->number, info->key.data, 4);
+    found->is_tombstone = info->is_tombstone;
+    found->generation = info->generation;
+    found->bytes = info->value_bytes;
+    found->depth = info->depth;
+    found->crc = info->value_crc;
+    found->location = info->location;
+}
+
+/* Move one record to the log's end, as a store does. */
+static inline enum umbp_status fx_move(struct fx *fx, const struct fx_found *found)
+{
+    uint8_t key[SSD_BLOCK_BYTES];
+    uint8_t *value = aligned_alloc(4096, (found->bytes + 4096) / 4096 * 4096);
+    struct fx_slot *slot = &fx->index[found->number];
+    enum umbp_status status = UMBP_OK;
+    assert_non_null(value);
+    fx_key(found->number, key, fx_key_bytes(found->number));
+    struct ssd_range range = {.to = value, .bytes = found->bytes};
+    struct ssd_read read = {
+        .key = {key, fx_key_bytes(found->number)},
+        .generation = found->generation,
+        .value_bytes = found->bytes,
+        .location = found->location,
+        .ranges = &range,
+        .range_count = 1,
+    };
+    if (!found->is_tombstone) {
+        status = ssd_read(fx->tier, &read, 1, NULL, NULL, fx_soon());
+        if (status == UMBP_OK) {
+            assert_true(test_check_fill(value, found->bytes, found->generation));
+        }
+    }
+    struct iovec iov = {.iov_base = value, .iov_len = found->bytes};
+    struct ssd_append append = {
+        .key = read.key,
+        .generation = found->generation,
+        .value_bytes = found->bytes,
+        .depth = found->depth,
+        .is_tombstone = found->is_tombstone,
+        .has_crc = true,
+        .value_crc = found->crc,
+        .iov = &iov,
+        .iov_count = 1,
+    };
+    if (status == UMBP_OK) {
+        status = ssd_append(fx->tier, &append, 1, true, fx_soon());
+    }
+    if (status == UMBP_OK && !found->is_tombstone) {
+        ssd_mark_dead(fx->tier, found->location, found->bytes, fx_key_bytes(found->number));
+        slot->location = append.location;
+    }
+    free(value);
+    return status;
+}
+
+/* Give one segment up, moving what lives. UMBP_NOT_FOUND: there is none. */
+static inline enum umbp_status fx_reclaim(struct fx *fx)
+{
+    struct fx_list *list = calloc(1, sizeof(*list));
+    struct ssd_visitor visitor = {.record = fx_collect, .context = list};
+    uint32_t segment = 0;
+    assert_non_null(list);
+    enum umbp_status status = ssd_victim(fx->tier, true, &segment, fx_soon());
+    if (status != UMBP_OK) {
+        free(list);
+        return status;
+    }
+    status = ssd_segment_records(fx->tier, segment, &visitor, fx_soon());
+    bool has_older = ssd_has_older(fx->tier, segment);
+    for (uint32_t i = 0; i < list->count && status == UMBP_OK; i++) {
+        const struct fx_found *found = &list->found[i];
+        const struct fx_slot *slot = &fx->index[found->number];
+        bool is_live = slot->is_there && slot->generation == found->generation &&
+                       (found->is_tombstone ? slot->is_tombstone && has_older
+                                            : slot->location.segment == segment &&
+                                                  slot->location.block == found->location.block);
+        if (is_live) {
+            status = fx_move(fx, found);
+        }
+    }
+    if (status == UMBP_OK) {
+        ssd_segment_release(fx->tier, segment);
+    } else {
+        ssd_victim_return(fx->tier, segment);
+    }
+    free(list);
+    return status;
 }
 
 static inline struct disk *fx_memory_disk(void)

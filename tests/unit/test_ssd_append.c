@@ -14,10 +14,9 @@ static void close_memory(struct fx *fx)
     disk_destroy(fx->disk);
 }
 
-static const uint64_t sizes[] = {0,     1,     511,    3800,         3900,          4000,
-                                 4095,  4096,  4097,   8191,         8192,          8193,
-                                 65536, 65537, 262143, 262144,       262145,        300000,
-                                 524288, 700001};
+static const uint64_t sizes[] = {0,      1,      511,    3800,   3900,   4000,  4095,
+                                 4096,   4097,   8191,   8192,   8193,   65536, 65537,
+                                 262143, 262144, 262145, 300000, 524288, 700001};
 
 static void every_size_comes_back_from_aligned_and_unaligned_memory(void **state)
 {
