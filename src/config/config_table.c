@@ -154,7 +154,7 @@ const struct config_option config_options[CONFIG_OPTION_COUNT] = {
         {
             .name = "dram.low_watermark",
             .type = CONFIG_TYPE_FRACTION,
-            .range = "0..1",
+            .range = "0.01..1",
             .default_value = "0.9",
             .environment = {{"UMBP_DRAM_LOW_WM", NULL}, {"UMBP_DRAM_LOW_WATERMARK", NULL}},
             .flag = "low-watermark",
@@ -207,8 +207,8 @@ const struct config_option config_options[CONFIG_OPTION_COUNT] = {
             .range = "0 or 64KiB..16GiB",
             .default_value = "0",
             .environment = {{"UMBP_SSD_SEGMENT_BYTES", NULL}},
-            .help = "Size of a log segment, the unit of reclaim; 0 chooses 64MiB, less in a small "
-                    "tier.",
+            .help = "Size of a log segment, the unit of reclaim; 0 chooses 64MiB. No more than an "
+                    "eighth of the tier is taken.",
         },
     [CONFIG_SSD_DURABILITY] =
         {
@@ -280,7 +280,7 @@ const struct config_option config_options[CONFIG_OPTION_COUNT] = {
         {
             .name = "ssd.low_watermark",
             .type = CONFIG_TYPE_FRACTION,
-            .range = "0..1",
+            .range = "0.01..1",
             .default_value = "0.9",
             .environment = {{"UMBP_SSD_LOW_WM", NULL}, {"UMBP_SSD_LOW_WATERMARK", NULL}},
             .help = "Share of the SSD tier at which that reclaim stops.",

@@ -218,7 +218,12 @@ static enum tool_exit make_config(struct parser *parser)
         return tool_fail(tool, TOOL_FAILED, "out of memory");
     }
     parser->args->config = config;
-    enum tool_exit code = apply_settings(tool, config, tool->defaults);
+    /* Chosen, so that the environment does not guess one from a launcher's rank. */
+    static const struct tool_setting role[] = {{"role", "standalone"}, {NULL, NULL}};
+    enum tool_exit code = apply_settings(tool, config, role);
+    if (code == TOOL_OK) {
+        code = apply_settings(tool, config, tool->defaults);
+    }
     if (code == TOOL_OK && parser->config_path != NULL &&
         umbp_config_load_file(config, parser->config_path) != UMBP_OK) {
         code = tool_fail(tool, TOOL_USAGE, "%s", umbp_config_error(config));

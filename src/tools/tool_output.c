@@ -4,6 +4,7 @@
 
 #include <errno.h>
 #include <inttypes.h>
+#include <poll.h>
 #include <stdarg.h>
 #include <unistd.h>
 
@@ -19,12 +20,22 @@ enum tool_exit tool_fail(const struct tool *tool, enum tool_exit code, const cha
     return code;
 }
 
+/* A reader that went away (`umbp ls | head`) knows it; no word is lost on that. */
+static enum tool_exit fail_output(const struct tool *tool, int error)
+{
+    struct pollfd out = {.fd = STDOUT_FILENO};
+    if (error == EPIPE || (poll(&out, 1, 0) == 1 && (out.revents & POLLERR) != 0)) {
+        return TOOL_FAILED;
+    }
+    return tool_fail(tool, TOOL_FAILED, "could not write to standard output%s%s",
+                     error != 0 ? ": " : "", error != 0 ? strerror(error) : "");
+}
+
 enum tool_exit tool_finish(const struct tool *tool, enum tool_exit code)
 {
     errno = 0;
     if ((fflush(stdout) != 0 || ferror(stdout) != 0) && code == TOOL_OK) {
-        return tool_fail(tool, TOOL_FAILED, "could not write to standard output: %s",
-                         strerror(errno));
+        return fail_output(tool, errno);
     }
     return code;
 }
@@ -133,12 +144,12 @@ enum tool_exit tool_json_print(const struct tool *tool, enum tool_exit code, jso
     if (object == NULL) {
         return tool_fail(tool, TOOL_FAILED, "out of memory");
     }
+    errno = 0;
     int failed = json_dumpf(object, stdout, JSON_COMPACT | JSON_REAL_PRECISION(9));
     json_decref(object);
-    if (failed != 0) {
-        return tool_fail(tool, TOOL_FAILED, "could not write to standard output");
+    if (failed != 0 || putchar('\n') == EOF) {
+        return fail_output(tool, errno);
     }
-    putchar('\n');
     return code;
 }
 

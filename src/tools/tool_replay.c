@@ -61,7 +61,6 @@ static const struct tool_flag flags[] = {
 };
 
 static const struct tool_setting defaults[] = {
-    {"role", "standalone"}, /* no guess from a launcher's rank */
     {"dram.bytes", "2GiB"},
     {"ssd.bytes", "4GiB"},
     {NULL, NULL},

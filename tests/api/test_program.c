@@ -5,6 +5,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/wait.h>
 #include <unistd.h>
 
 #include <umbp/umbp.h>
@@ -317,6 +318,38 @@ static void options_and_version_tell_the_same_to_people_and_programs(void **stat
     assert_int_equal(output.out[0], '{');
 }
 
+/* Through a shell, since what matters is where the output goes. */
+static int shell(const char *after, char *err, size_t err_bytes)
+{
+    char command[9000];
+    char *dir = test_dir_create();
+    char *errors = test_path(dir, "errors");
+    char *program = test_program_path();
+    snprintf(command, sizeof command, "exec 2>'%s'; '%s' options %s", errors, program, after);
+    int code = system(command);
+    FILE *file = fopen(errors, "r");
+    assert_non_null(file);
+    err[fread(err, 1, err_bytes - 1, file)] = '\0';
+    fclose(file);
+    free(program);
+    free(errors);
+    test_dir_remove(dir);
+    return WEXITSTATUS(code);
+}
+
+static void output_that_can_not_be_written_is_a_failure(void **state)
+{
+    (void)state;
+    char err[1024];
+    assert_int_equal(shell(">/dev/full", err, sizeof err), 3);
+    assert_says(err, "could not write to standard output");
+    assert_int_equal(shell("--json >/dev/full", err, sizeof err), 3);
+    assert_says(err, "could not write to standard output");
+    /* a reader that has seen enough is told nothing */
+    assert_int_equal(shell("| :", err, sizeof err), 0);
+    assert_string_equal(err, "");
+}
+
 #define TEST(name) cmocka_unit_test_teardown(name, drop_output)
 
 int main(void)
@@ -331,6 +364,7 @@ int main(void)
         TEST(a_bad_variable_is_one_warning_and_no_error),
         TEST(a_launchers_rank_does_not_make_the_program_a_follower),
         TEST(the_page_of_options_is_current),
+        TEST(output_that_can_not_be_written_is_a_failure),
         TEST(options_and_version_tell_the_same_to_people_and_programs),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);

@@ -38,6 +38,13 @@ static void program_path(char *path_out)
     }
 }
 
+char *test_program_path(void)
+{
+    char path[PATH_MAX];
+    program_path(path);
+    return strdup(path);
+}
+
 static int new_file(void)
 {
     FILE *file = tmpfile();

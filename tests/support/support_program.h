@@ -28,6 +28,9 @@ void test_output_free(struct test_output *output);
 #define test_program(output, ...)                                                                  \
     test_program_run(output, (const char *const[]){__VA_ARGS__, NULL}, NULL, 0, NULL)
 
+/* Where the program is; the caller frees it. */
+char *test_program_path(void);
+
 /* The last line of the text (a trailing newline does not count). Into `text`, not owned. */
 const char *test_last_line(const char *text);
 /* The number behind "name": in a line of JSON; fails the test when it is not there. */

@@ -198,7 +198,8 @@ static void fractions_take_decimals_and_percent_in_any_locale(void **state)
     assert_refused("dram.high_watermark", "0.1234567", "is not a share");
     assert_refused("dram.high_watermark", ".", "is not a share");
     assert_refused("dram.high_watermark", "nan", "is not a share");
-    assert_set("dram.low_watermark", "0", "0");
+    assert_set("dram.low_watermark", "0.01", "0.01");
+    assert_refused("dram.low_watermark", "0", "out of range (0.01..1)");
     setlocale(LC_ALL, "C");
 }
 
@@ -506,6 +507,7 @@ static void choices_agree_with_what_they_stand_for(void **state)
     for (size_t i = 0;
          config_choice(config_options[CONFIG_EVICTION_POLICY].choices, i, word, sizeof word); i++) {
         assert_string_equal(config_policy_name(i), word);
+        assert_string_equal(store_policy_name(i), word);
     }
     for (size_t i = 0;
          config_choice(config_options[CONFIG_SSD_DRIVER].choices, i, word, sizeof word); i++) {
