@@ -163,7 +163,10 @@ static enum umbp_status fault_write_at(struct disk *base, struct disk_file file,
 {
     struct fault_disk *disk = fault_of(base);
     struct disk_fault fault;
-    if (!fault_strikes(disk, FAULT_BIT(DISK_CALL_WRITE) | CHANGE, &fault)) {
+    /* Late, lost and lying answers are for requests: a synchronous call has none of its own. */
+    if (!fault_strikes(disk, FAULT_BIT(DISK_CALL_WRITE) | CHANGE, &fault) ||
+        (fault.action != DISK_FAULT_FAIL && fault.action != DISK_FAULT_CRASH &&
+         fault.action != DISK_FAULT_SHORT)) {
         return disk_write_at(disk->inner, file, from, bytes, offset);
     }
     if ((fault.action == DISK_FAULT_CRASH || fault.action == DISK_FAULT_SHORT) && fault.bytes > 0 &&
