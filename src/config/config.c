@@ -172,6 +172,15 @@ bool config_ssd_is_on(const struct umbp_config *config)
     return config->values[CONFIG_SSD_DIR].text != NULL && number_of(config, CONFIG_SSD_BYTES) > 0;
 }
 
+void config_log_timing(const struct umbp_config *config)
+{
+    log_info("timing",
+             "op_timeout_ms=%u close_timeout_ms=%u ssd_io_timeout_ms=%u follower_poll_ms=%u",
+             config_op_timeout_ms(config), config_close_timeout_ms(config),
+             number32_of(config, CONFIG_SSD_IO_TIMEOUT_MS),
+             number32_of(config, CONFIG_FOLLOWER_POLL_MS));
+}
+
 enum store_role config_role(const struct umbp_config *config)
 {
     const struct config_value *role = &config->values[CONFIG_ROLE];

@@ -46,6 +46,9 @@ bool config_log_level_is_set(const struct umbp_config *config);
  * 0. */
 bool config_ssd_is_on(const struct umbp_config *config);
 
+/* One line, at level info, with the times in force; whoever makes a client or a daemon calls it. */
+void config_log_timing(const struct umbp_config *config);
+
 /* As umbp_config_load_file, from `bytes` of text in memory; `source` names it in errors. */
 MUST_USE enum umbp_status config_load_text(struct umbp_config *config, const char *source,
                                            const char *text, size_t bytes);

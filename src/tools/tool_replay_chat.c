@@ -2,25 +2,26 @@
 /*
  * The generated workload: a multi-turn chat service (docs/replay.md says the same for users).
  *
- *   sessions   begin as a Poisson process, one in ARRIVAL_MS on average
+ *   sessions   begin as a Poisson process, one in ARRIVAL_US on average
  *   system     each session takes one of SYSTEM_PROMPTS system prompts, by Zipf's law (exponent 1),
  *              of 2 to 12 blocks each; its blocks are shared by all sessions that took it
  *   turns      a session has a geometric number of turns, TURNS on average. A turn's prompt is all
  *              that was said so far, the user's new blocks (geometric; now and then a document of 8
  *              to 64 blocks), and a last block that is not full, so that it is never seen again.
  *   answer     the model's answer adds blocks (geometric) to what was said so far
- *   pauses     between turns: exponential, THINK_MS on average, one in ten ten times as long
+ *   pauses     between turns: exponential, THINK_US on average, one in ten ten times as long
  *   end        after the last turn, or when the prompt would grow beyond PROMPT_BLOCKS_MAX
  *
- * Only additions, multiplications and comparisons of IEEE doubles are used, no library function of
- * the platform, so that a seed gives the same load everywhere.
+ * Only single multiplications, additions and comparisons of IEEE doubles are used, whose results go
+ * into integers (so that nothing can be fused), and no library function of the platform: a seed
+ * gives the same load everywhere.
  */
 #include "tools/tool_replay.h"
 
-#define ARRIVAL_MS 1500.0
-#define THINK_MS 40000.0
+#define ARRIVAL_US 1500e3
+#define THINK_US 40000e3
 #define LONG_PAUSE_SHARE 0.1
-#define LONG_PAUSE_FACTOR 10.0
+#define LONG_PAUSE_FACTOR 10u
 #define TURNS 5.0
 #define USER_BLOCKS 2.0
 #define ANSWER_BLOCKS 2.0
@@ -34,7 +35,7 @@
 #define SESSIONS_MAX 65536u /* at once; with these rates some hundreds are */
 
 struct session {
-    double next_ms;
+    uint64_t next_us;
     uint64_t number; /* breaks ties */
     uint32_t block_count;
     uint64_t blocks[PROMPT_BLOCKS_MAX];
@@ -44,7 +45,7 @@ struct chat {
     struct rng rng;
     uint64_t next_block;
     uint64_t next_session;
-    double arrival_ms;
+    uint64_t arrival_us;
     uint64_t system_first[SYSTEM_PROMPTS]; /* block ids; consecutive */
     uint32_t system_blocks[SYSTEM_PROMPTS];
     double system_weight[SYSTEM_PROMPTS]; /* cumulative */
@@ -77,6 +78,12 @@ static double draw_exponential(struct rng *rng)
     }
 }
 
+/* Exponential with this mean. */
+static uint64_t draw_us(struct rng *rng, double mean_us)
+{
+    return (uint64_t)(draw_exponential(rng) * mean_us);
+}
+
 /* 1, 2, ...: geometric with this mean. */
 static uint32_t draw_geometric(struct rng *rng, double mean)
 {
@@ -106,7 +113,7 @@ static size_t draw_system(struct chat *chat)
 
 static bool is_before(const struct session *a, const struct session *b)
 {
-    return a->next_ms < b->next_ms || (!(b->next_ms < a->next_ms) && a->number < b->number);
+    return a->next_us < b->next_us || (a->next_us == b->next_us && a->number < b->number);
 }
 
 static bool heap_push(struct chat *chat, struct session *session)
@@ -163,7 +170,7 @@ static void chat_init(struct chat *chat, uint64_t seed)
         sum += 1.0 / (double)(i + 1);
         chat->system_weight[i] = sum;
     }
-    chat->arrival_ms = draw_exponential(&chat->rng) * ARRIVAL_MS;
+    chat->arrival_us = draw_us(&chat->rng, ARRIVAL_US);
 }
 
 static void chat_fini(struct chat *chat)
@@ -193,13 +200,13 @@ static struct session *session_begin(struct chat *chat)
         return NULL;
     }
     size_t system = draw_system(chat);
-    session->next_ms = chat->arrival_ms;
+    session->next_us = chat->arrival_us;
     session->number = chat->next_session++;
     session->block_count = chat->system_blocks[system];
     for (uint32_t i = 0; i < session->block_count; i++) {
         session->blocks[i] = chat->system_first[system] + i;
     }
-    chat->arrival_ms += draw_exponential(&chat->rng) * ARRIVAL_MS;
+    chat->arrival_us += draw_us(&chat->rng, ARRIVAL_US);
     return session;
 }
 
@@ -217,15 +224,15 @@ static bool session_turn(struct chat *chat, struct session *session, struct repl
         return true; /* the conversation is too long; it ends without this turn */
     }
     session->blocks[session->block_count] = chat->next_block++; /* the one that is not full */
-    if (!replay_load_add(load, (uint64_t)session->next_ms, session->blocks,
+    if (!replay_load_add(load, session->next_us / 1000, session->blocks,
                          session->block_count + 1)) {
         return false;
     }
-    double pause_ms = draw_exponential(rng) * THINK_MS;
+    uint64_t pause_us = draw_us(rng, THINK_US);
     if (rng_unit(rng) < LONG_PAUSE_SHARE) {
-        pause_ms *= LONG_PAUSE_FACTOR;
+        pause_us *= LONG_PAUSE_FACTOR;
     }
-    session->next_ms += pause_ms;
+    session->next_us += pause_us;
     *again_out =
         say(chat, session, draw_geometric(rng, ANSWER_BLOCKS)) && rng_unit(rng) * TURNS > 1.0;
     return true;
@@ -240,7 +247,7 @@ enum umbp_status replay_load_chat(uint64_t seed, uint64_t limit, struct replay_l
     chat_init(&chat, seed);
     while (is_good && load.request_count < limit) {
         bool again = false;
-        bool is_new = chat.heap_count == 0 || chat.arrival_ms < chat.heap[0]->next_ms;
+        bool is_new = chat.heap_count == 0 || chat.arrival_us < chat.heap[0]->next_us;
         struct session *session = is_new ? session_begin(&chat) : heap_pop(&chat);
         is_good = session != NULL && session_turn(&chat, session, &load, &again);
         if (is_good && again) {
