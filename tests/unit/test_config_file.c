@@ -352,6 +352,22 @@ static void log_level_tells_whether_it_was_given(void **state)
     clear_environment();
 }
 
+static void keep_line(void *context, enum umbp_log_level level, const char *line)
+{
+    (void)context;
+    assert_int_equal(level, UMBP_LOG_INFO);
+    snprintf(last_warning, sizeof last_warning, "%s", line);
+}
+
+static void the_times_in_force_are_logged(void **state)
+{
+    (void)state;
+    umbp_log_set(UMBP_LOG_INFO, keep_line, NULL);
+    assert_ok(umbp_config_set(config, "op_timeout_ms", "7s"));
+    config_log_timing(config);
+    assert_non_null(strstr(last_warning, "timing op_timeout_ms=7000 close_timeout_ms=3000"));
+}
+
 #define TEST(name) cmocka_unit_test_setup_teardown(name, make_config, drop_config)
 
 int main(void)
@@ -371,6 +387,7 @@ int main(void)
         TEST(a_role_that_somebody_chose_is_not_guessed),
         TEST(a_role_that_is_none_is_warned_about_and_stays_standalone),
         TEST(log_level_tells_whether_it_was_given),
+        TEST(the_times_in_force_are_logged),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
