@@ -83,7 +83,7 @@ UMBP_EXPORT UMBP_MUST_USE enum umbp_status umbp_config_set(struct umbp_config *c
                                                            const char *name, const char *value);
 
 /*
- * Take what the environment says: UMBP_DRAM_CAPACITY_BYTES and its kin (docs/options.md). A bad
+ * Take what the environment says: UMBP_DRAM_CAPACITY and its kin (docs/options.md). A bad
  * value leaves the option as it is, with one warning per name and process; never an error.
  */
 UMBP_EXPORT void umbp_config_load_env(struct umbp_config *config);
@@ -113,7 +113,7 @@ struct umbp_option_info {
                                   "a|b|c" for a choice */
     const char *default_value; /* as text */
     const char *range;         /* "1..64", or "" */
-    const char *environment;   /* "UMBP_DRAM_CAPACITY_BYTES", or "" */
+    const char *environment;   /* "UMBP_DRAM_CAPACITY", or "" */
     const char *help;          /* one sentence */
 };
 

@@ -76,6 +76,11 @@ void umbp_log_set(enum umbp_log_level level,
     }
 }
 
+void log_level_set(enum umbp_log_level level)
+{
+    atomic_store_explicit(&log_level, level_clamp((int)level), memory_order_relaxed);
+}
+
 bool log_enabled(enum umbp_log_level level)
 {
     return (int)level <= atomic_load_explicit(&log_level, memory_order_relaxed);

@@ -19,6 +19,8 @@
 void log_write(enum umbp_log_level level, const char *event, const char *format, ...)
     PRINTF_LIKE(3, 4);
 bool log_enabled(enum umbp_log_level level);
+/* The level alone; the sink stays. */
+void log_level_set(enum umbp_log_level level);
 
 /* A gate that opens at most once per `every_ms`; counts what it held back. Zero-initialised. */
 struct log_limit {

@@ -116,6 +116,9 @@ static enum umbp_status create(struct umbp_config *config, struct umbp_client **
     }
     memset(client, 0, sizeof(*client));
     (void)pthread_once(&fork_once, watch_forks);
+    if (config_log_level_is_set(config)) {
+        log_level_set(config_log_level(config));
+    }
     client->ops = ops;
     client->fork_epoch = atomic_load_explicit(&fork_epoch, memory_order_relaxed);
     client->op_timeout_ms = config_op_timeout_ms(config);
@@ -127,6 +130,7 @@ static enum umbp_status create(struct umbp_config *config, struct umbp_client **
     }
     mutex_init(&client->lock, RANK_CLIENT);
     condition_init(&client->closed_or_left);
+    config_log_timing(config);
     *client_out = client;
     return UMBP_OK;
 }
