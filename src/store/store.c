@@ -19,9 +19,9 @@ void store_options_default(struct store_options *options)
 {
     *options = (struct store_options){
         .dram = {.bytes = 4 * GIB, .numa_node = DRAM_NUMA_ANY, .prefault = true},
-        .dram_high_watermark = 0.9,
-        .dram_low_watermark = 0.7,
-        .ssd = {.bytes = 32 * GIB},
+        .dram_high_watermark = 0.95,
+        .dram_low_watermark = 0.9,
+        .ssd = {.bytes = 32 * GIB, .durability = SSD_STRICT},
         .disk_driver = "auto",
         .ssd_high_watermark = 0.95,
         .ssd_low_watermark = 0.90,
@@ -113,22 +113,38 @@ void upkeep_ask(struct store *store)
     }
 }
 
+static uint64_t dram_used(const struct store *store)
+{
+    return dram_bytes_total(store->dram) - dram_bytes_free(store->dram);
+}
+
+static bool is_stopping(struct store *store)
+{
+    mutex_lock(&store->lock);
+    bool stopping = store->upkeep_stopping;
+    mutex_unlock(&store->lock);
+    return stopping;
+}
+
+/* Values are written before they leave, as long as the SSD takes any, however fast new ones come:
+ * what finds the tier full makes its own room. Only a tier that can't be relieved so is emptied
+ * without. */
 static void keep_watermark(struct store *store)
 {
-    uint64_t used = dram_bytes_total(store->dram) - dram_bytes_free(store->dram);
+    uint64_t used = dram_used(store);
+    bool relieved = true;
+
     if (used <= store->dram_high_bytes) {
         return;
     }
-    if (store->copies) {
-        copy_demote(store, store->upkeep_copier, used - store->dram_low_bytes,
-                    store_deadline(store));
-        used = dram_bytes_total(store->dram) - dram_bytes_free(store->dram);
-        if (used <= store->dram_high_bytes) {
-            return;
-        }
-        /* The SSD can't take them, or not as fast as they come. */
+    while (store->copies && relieved && used > store->dram_low_bytes && !is_stopping(store)) {
+        relieved = copy_demote(store, store->upkeep_copier, used - store->dram_low_bytes,
+                               store_deadline(store));
+        used = dram_used(store);
     }
-    (void)evict_bytes(store, used - store->dram_low_bytes);
+    if (used > store->dram_high_bytes && (!store->copies || !relieved)) {
+        (void)evict_bytes(store, used - store->dram_low_bytes);
+    }
 }
 
 static void *upkeep_main(void *context)
@@ -213,6 +229,8 @@ static enum umbp_status make_memory(struct store *store, char *error_out, size_t
     uint64_t total = dram_bytes_total(store->dram);
     store->dram_high_bytes = (uint64_t)((double)total * options->dram_high_watermark);
     store->dram_low_bytes = (uint64_t)((double)total * options->dram_low_watermark);
+    /* Copiers, upkeep and a flush together hold an eighth of the tier. */
+    store->copy_pin_bytes = u64_min(COPY_BATCH_BYTES, total / 8 / (options->copy_workers + 2));
     if (!threads) {
         threads = (uint32_t)u64_min(thread_cpu_count(), COPY_THREADS_MAX);
     }

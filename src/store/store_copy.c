@@ -100,11 +100,12 @@ static void tell_flushers(struct store *store)
 /* --------------------------------------------------------------------------------- pin --- */
 
 /* Under the shard's lock. */
-static void begin_copy(struct shard *shard, struct entry *entry)
+static void begin_copy(struct store *store, struct shard *shard, struct entry *entry)
 {
     index_ref(entry);
     entry->flags |= ENTRY_COPYING;
     shard->copying++;
+    atomic_fetch_add_explicit(&store->copying, 1, memory_order_relaxed);
 }
 
 static struct entry *pin_ticket(struct store *store, const struct copy_ticket *ticket)
@@ -116,7 +117,7 @@ static struct entry *pin_ticket(struct store *store, const struct copy_ticket *t
     struct entry *entry = index_entry(shard, ticket->handle);
     if (entry->generation == ticket->generation && entry_is_dirty(entry) &&
         !(entry->flags & ENTRY_COPYING)) {
-        begin_copy(shard, entry);
+        begin_copy(store, shard, entry);
         taken = entry;
     }
     mutex_unlock(&shard->lock);
@@ -274,6 +275,7 @@ static bool finish_entry(struct store *store, struct entry *entry, const struct 
     mutex_lock(&shard->lock);
     entry->flags &= (uint8_t)~ENTRY_COPYING;
     shard->copying--;
+    atomic_fetch_sub_explicit(&store->copying, 1, memory_order_relaxed);
     if (may_lie_on_disk(append->status)) {
         entry->flags |= ENTRY_ON_DISK;
     }
@@ -498,7 +500,7 @@ static void copy_tickets(struct store *store, struct copier *copier, uint32_t co
     while (at < count) {
         uint32_t pins = 0;
         uint64_t bytes = 0;
-        while (at < count && bytes < COPY_BATCH_BYTES) {
+        while (at < count && (!pins || bytes < store->copy_pin_bytes)) {
             struct entry *entry = pin_ticket(store, &copier->tickets[at++]);
             if (entry) {
                 bytes += entry->bytes;
@@ -600,21 +602,25 @@ bool copy_stop(struct store *store, uint64_t deadline_ns)
 
 /* ------------------------------------------------------------------------------- demote -- */
 
-void copy_demote(struct store *store, struct copier *copier, uint64_t bytes, uint64_t deadline_ns)
+bool copy_demote(struct store *store, struct copier *copier, uint64_t bytes, uint64_t deadline_ns)
 {
     struct entry *entries[COPY_BATCH_MAX];
+    bool any = false;
 
     while (clock_left_ns(store->clock, deadline_ns) > 0) {
         uint64_t freed = 0;
+        enum umbp_status status = UMBP_OK;
         uint32_t count = evict_for_demotion(store, bytes, entries, COPY_BATCH_MAX, &freed);
         if (count) {
-            (void)!copy_entries(store, copier, entries, count, true, deadline_ns);
+            status = copy_entries(store, copier, entries, count, true, deadline_ns);
         }
-        if (!freed || freed >= bytes) {
+        any |= freed && status == UMBP_OK;
+        if (!freed || freed >= bytes || status != UMBP_OK) {
             break;
         }
         bytes -= freed;
     }
+    return any;
 }
 
 /* -------------------------------------------------------------------------------- flush -- */
@@ -628,14 +634,14 @@ struct flush_pass {
 };
 
 /* Under the shard's lock: pin the next dirty values behind the cursor, within one write's worth. */
-static uint32_t flush_pin(struct shard *shard, struct flush_pass *pass, uint64_t *cursor,
-                          struct entry **entries, bool *more_out)
+static uint32_t flush_pin(struct store *store, struct shard *shard, struct flush_pass *pass,
+                          uint64_t *cursor, struct entry **entries, bool *more_out)
 {
     uint32_t count = 0;
     uint64_t bytes = 0;
     uint32_t handle = 0;
 
-    while (shard->dirty && count < COPY_BATCH_MAX && bytes < COPY_BATCH_BYTES &&
+    while (shard->dirty && count < COPY_BATCH_MAX && (!count || bytes < store->copy_pin_bytes) &&
            (handle = index_walk(shard, cursor))) {
         struct entry *entry = index_entry(shard, handle);
         if (!entry_is_dirty(entry) || entry->generation > pass->generation) {
@@ -645,7 +651,7 @@ static uint32_t flush_pin(struct shard *shard, struct flush_pass *pass, uint64_t
             pass->copying = true;
             continue;
         }
-        begin_copy(shard, entry);
+        begin_copy(store, shard, entry);
         bytes += entry->bytes;
         entries[count++] = entry;
     }
@@ -668,7 +674,7 @@ static void flush_shard(struct store *store, struct copier *copier, struct shard
             mask = mask_now; /* the table grew: what was to come may lie behind the cursor now */
             cursor = 0;
         }
-        uint32_t count = flush_pin(shard, pass, &cursor, entries, &more);
+        uint32_t count = flush_pin(store, shard, pass, &cursor, entries, &more);
         mutex_unlock(&shard->lock);
         if (count) {
             enum umbp_status status =

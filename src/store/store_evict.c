@@ -256,6 +256,7 @@ static void evict_entry(struct eviction *eviction, struct shard *shard, uint32_t
             index_ref(entry);
             entry->flags |= ENTRY_COPYING;
             shard->copying++;
+            atomic_fetch_add_explicit(&eviction->store->copying, 1, memory_order_relaxed);
             eviction->demoted[eviction->demoted_count++] = entry;
             eviction->demoted_bytes += bytes;
             eviction->freed += bytes;
@@ -375,7 +376,7 @@ static void evict_until(struct eviction *eviction, uint64_t bytes, uint64_t trie
         try_candidate(eviction, shard, &candidate);
         mutex_unlock(&shard->lock);
         if (eviction->demoted && (eviction->demoted_count == eviction->demoted_max ||
-                                  eviction->demoted_bytes >= COPY_BATCH_BYTES)) {
+                                  eviction->demoted_bytes >= store->copy_pin_bytes)) {
             break;
         }
     }

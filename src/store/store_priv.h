@@ -264,6 +264,10 @@ struct store {
     _Atomic uint64_t entry_bytes;                             /* index memory mapped */
     uint64_t dram_high_bytes;
     uint64_t dram_low_bytes;
+    uint64_t
+        copy_pin_bytes; /* what one copier pins at a time, a single value excepted: its pins keep
+                           values from being evicted, and younger ones would go in their stead */
+    _Atomic uint64_t copying; /* entries in copiers' hands: they will be evictable soon */
 
     struct evictor evictor;
     struct copy_queue queue;
@@ -447,8 +451,8 @@ void copier_destroy(struct copier *copier);
 MUST_USE enum umbp_status copy_entries(struct store *store, struct copier *copier,
                                        struct entry **entries, uint32_t count, bool demote,
                                        uint64_t deadline_ns);
-/* Demote until `bytes` of DRAM are free or nothing can be done. */
-void copy_demote(struct store *store, struct copier *copier, uint64_t bytes, uint64_t deadline_ns);
+/* Demote until `bytes` of DRAM are free or nothing can be done. False when nothing could. */
+bool copy_demote(struct store *store, struct copier *copier, uint64_t bytes, uint64_t deadline_ns);
 MUST_USE enum umbp_status copy_tombstones(struct store *store, struct copier *copier,
                                           uint64_t deadline_ns);
 /* Free SSD space down to the low watermark, or at least one segment if `force`. */

@@ -33,8 +33,9 @@ static void short_pause(void)
     (void)nanosleep(&pause, NULL);
 }
 
-/* Wait for those who hold what could be evicted: for readers a little, for other writers, who will
- * publish soon, as long as the call may last. False when there is no point in going on. */
+/* Wait for those who hold what could be evicted: for readers a little, for copiers and for other
+ * writers, who will publish soon, as long as the call may last. False when there is no point in
+ * going on. */
 static bool wait_for_room(struct store *store, bool others_write, uint64_t *give_up_ns,
                           struct patience *patience)
 {
@@ -80,7 +81,8 @@ enum umbp_status alloc_blocks(struct store *store, const uint64_t *bytes, size_t
         uint64_t need = footprints(bytes + done, count - done);
         uint64_t free_bytes = dram_bytes_free(store->dram);
         /* Read before evicting: what a writer publishes after it can be evicted next time. */
-        bool others_write = atomic_load_explicit(&store->writers, memory_order_relaxed) > 0;
+        bool others_write = atomic_load_explicit(&store->writers, memory_order_relaxed) > 0 ||
+                            atomic_load_explicit(&store->copying, memory_order_relaxed) > 0;
         if (need <= free_bytes || evict_bytes(store, need - free_bytes) > 0) {
             give_up_ns = 0;
             continue;

@@ -188,7 +188,7 @@ static void close_ends_calls_that_run_in_every_function_and_two_closers_agree(vo
 {
     static const char *const options[] = {"close_timeout_ms", "20000", NULL};
     (void)state;
-    for (unsigned round = 0; round < (test_is_slow() ? 2 : 10); round++) {
+    for (unsigned round = 0; round < (test_is_slow() ? 1 : 4); round++) {
         struct fixture fixture = fixture_open(options);
         struct caller callers[CALLS + 1];
         pthread_t threads[CALLS + 1];

@@ -483,6 +483,8 @@ static void what_is_put_beside_a_clear_is_either_gone_or_wholly_there(void **sta
         await_stat(rig.store, "copies.done", seen + 20, UINT64_MAX);
         assert_ok(store_clear(rig.store, soon()));
     }
+    uint64_t cleared = stat_of(rig.store, "copies.done");
+    await_stat(rig.store, "copies.done", cleared + 100, UINT64_MAX);
     atomic_store(&stop, true);
     for (unsigned i = 0; i < 3; i++) {
         pthread_join(threads[i], NULL);
