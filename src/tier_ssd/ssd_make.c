@@ -310,8 +310,8 @@ static void seal_drop(struct ssd_tier *tier, struct ssd_segment *segment, uint32
     ssd_segment_unuse(tier, segment);
 }
 
-void ssd_segment_seal(struct ssd_tier *tier, struct ssd_io *io, struct ssd_segment *segment,
-                      uint64_t deadline_ns)
+enum umbp_status ssd_segment_seal(struct ssd_tier *tier, struct ssd_io *io,
+                                  struct ssd_segment *segment, uint64_t deadline_ns)
 {
     uint64_t now = clock_now_ns(tier->clock);
     uint64_t file_bytes = 0;
@@ -326,7 +326,7 @@ void ssd_segment_seal(struct ssd_tier *tier, struct ssd_io *io, struct ssd_segme
     }
     if (status == UMBP_NOT_FOUND) {
         seal_drop(tier, segment, id);
-        return;
+        return UMBP_OK;
     }
     bool has_footer = status == UMBP_OK;
     if (has_footer && tier->durability == SSD_STRICT) {
@@ -350,6 +350,7 @@ void ssd_segment_seal(struct ssd_tier *tier, struct ssd_io *io, struct ssd_segme
     condition_broadcast(&tier->changed);
     mutex_unlock(&tier->mutex);
     ssd_segment_unuse(tier, segment);
+    return status;
 }
 
 /* ------------------------------------------------------------------------- syncing ------- */

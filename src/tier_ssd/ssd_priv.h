@@ -582,9 +582,10 @@ MUST_USE enum umbp_status ssd_segment_make(struct ssd_tier *tier, struct ssd_io 
 /* No more records go into the segment. (locked). True: it has no writers, and the caller must seal
  * it after unlocking. */
 bool ssd_segment_stop(struct ssd_tier *tier, struct ssd_segment *segment);
-/* Write the footer (segment is SEALING), or unlink a segment that holds nothing. */
-void ssd_segment_seal(struct ssd_tier *tier, struct ssd_io *io, struct ssd_segment *segment,
-                      uint64_t deadline_ns);
+/* Write the footer (segment is SEALING), or unlink a segment that holds nothing. When that fails the
+ * segment serves without a footer; the status is for who wants to know. */
+enum umbp_status ssd_segment_seal(struct ssd_tier *tier, struct ssd_io *io,
+                                  struct ssd_segment *segment, uint64_t deadline_ns);
 /* Sync what is written to this segment so far. */
 MUST_USE enum umbp_status ssd_segment_sync(struct ssd_tier *tier, struct ssd_io *io,
                                            struct ssd_segment *segment, uint64_t deadline_ns);

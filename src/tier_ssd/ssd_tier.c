@@ -382,11 +382,13 @@ static enum umbp_status close_segments(struct ssd_tier *tier, uint64_t deadline_
     bool must_seal = active && ssd_segment_stop(tier, active);
     bool has_spare_ids = tier->reserved_segment > tier->next_segment;
     mutex_unlock(&tier->mutex);
+    enum umbp_status sealed = UMBP_OK;
     if (must_seal) {
-        ssd_segment_seal(tier, io, active, deadline_ns);
+        sealed = ssd_segment_seal(tier, io, active, deadline_ns);
     }
     ssd_pool_give(&tier->append_pool, io);
     enum umbp_status status = ssd_sync(tier, deadline_ns);
+    status = status == UMBP_OK ? sealed : status;
     if (status == UMBP_OK && has_spare_ids) {
         struct ssd_super super = {.clear_generation = tier->clear_generation,
                                   .next_segment = tier->next_segment};
