@@ -335,7 +335,7 @@ static enum policy_queue queue_to_evict(struct store *store, bool other_queue)
     for (int queue = 0; queue < POLICY_QUEUES; queue++) {
         bytes[queue] = atomic_load_explicit(&store->queue_bytes[queue], memory_order_relaxed);
     }
-    enum policy_queue queue = store->policy->queue_to_evict(bytes);
+    enum policy_queue queue = store->policy->queue_to_evict(bytes, dram_bytes_total(store->dram));
     enum policy_queue other = queue == POLICY_MAIN ? POLICY_SMALL : POLICY_MAIN;
     return (other_queue || !bytes[queue]) && bytes[other] ? other : queue;
 }

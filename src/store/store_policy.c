@@ -10,10 +10,10 @@
  *  prefix_aware_lru    the same, but the keys of one page are evicted together, and among the
  *                      coldest `candidate_window` the deepest goes first, the older of equals.
  *  s3fifo              Yang et al., "FIFO queues are all you need for cache eviction" (SOSP 2023):
- *                      new values join a small queue of a tenth of the tier, those used again while
- *                      there move to the main one, which gives each a further round per use (up to
- *                      three); keys that left the small queue unused are remembered for a while,
- * and join the main queue if they come back.
+ *                      new values join a small queue of a tenth of the tier, those used more than
+ *                      once while there move to the main one, which gives each a further round per
+ * use (up to three); keys that left the small queue unused are remembered for a while, and join the
+ * main queue if they come back.
  */
 #include <string.h>
 
@@ -28,9 +28,10 @@ static enum policy_queue always_main(bool ghost_hit)
     return POLICY_MAIN;
 }
 
-static enum policy_queue evict_main(const uint64_t bytes[POLICY_QUEUES])
+static enum policy_queue evict_main(const uint64_t bytes[POLICY_QUEUES], uint64_t tier_bytes)
 {
     (void)bytes;
+    (void)tier_bytes;
     return POLICY_MAIN;
 }
 
@@ -45,16 +46,20 @@ static enum policy_queue s3fifo_queue_for_new(bool ghost_hit)
     return ghost_hit ? POLICY_MAIN : POLICY_SMALL;
 }
 
-static enum policy_queue s3fifo_queue_to_evict(const uint64_t bytes[POLICY_QUEUES])
+/* What the main queue does not take is the small one's, or free, which is about to be the small
+ * one's: so it does not matter whether room is made for one value or for many at a time. */
+static enum policy_queue s3fifo_queue_to_evict(const uint64_t bytes[POLICY_QUEUES],
+                                               uint64_t tier_bytes)
 {
-    uint64_t all = bytes[POLICY_SMALL] + bytes[POLICY_MAIN];
-    bool small_is_full = bytes[POLICY_SMALL] * 10 >= all;
-    return small_is_full && bytes[POLICY_SMALL] ? POLICY_SMALL : POLICY_MAIN;
+    uint64_t main_share = tier_bytes / 10 * 9;
+    return bytes[POLICY_MAIN] <= main_share && bytes[POLICY_SMALL] ? POLICY_SMALL : POLICY_MAIN;
 }
 
+/* Out of the small queue an entry moves on if it was used more than once, as in the paper. */
 static enum policy_verdict s3fifo_judge(struct entry *entry)
 {
-    if (!entry->heat) {
+    uint8_t enough = entry->flags & ENTRY_QUEUE_MAIN ? 1 : 2;
+    if (entry->heat < enough) {
         return POLICY_EVICT;
     }
     /* Out of the small queue a value starts afresh; in the main one a round costs one use. */
@@ -100,13 +105,26 @@ const struct policy_ops *policy_find(const char *name)
 /* ------------------------------------------------------------------------------- ghosts -- */
 
 /*
- * A direct-mapped table of 32-bit tags; an entry is believed while no more ghosts were born since
- * than the shard holds entries. A wrong belief only costs a place in the wrong queue.
+ * A table of 32-bit tags in sets of GHOST_WAYS, the oldest of a set giving way. A ghost is believed
+ * while fewer than GHOSTS_PER_ENTRY times the shard's entries were born since: measured on the
+ * traces that docs/replay.md names, twice the entries is where a small cache gains most of what
+ * ghosts can give, and a large one loses nothing. A wrong belief only costs a place in the wrong
+ * queue.
  */
+#define GHOST_WAYS 4u
+#define GHOSTS_PER_ENTRY 2u
+
+static uint64_t ghost_lifetime(const struct shard *shard)
+{
+    uint64_t entries = shard->lists[POLICY_SMALL].count + shard->lists[POLICY_MAIN].count;
+    return u64_max(entries * GHOSTS_PER_ENTRY, GHOSTS_MIN / 16);
+}
+
 static void ghosts_size(struct shard *shard)
 {
+    uint64_t lifetime = ghost_lifetime(shard);
     uint32_t wanted = GHOSTS_MIN;
-    while (wanted < shard->count && wanted < (1u << 30)) {
+    while (wanted < lifetime && wanted < (1u << 30)) {
         wanted *= 2;
     }
     if (shard->ghosts && wanted <= shard->ghost_mask + 1) {
@@ -121,14 +139,32 @@ static void ghosts_size(struct shard *shard)
     }
 }
 
+static struct ghost_slot *ghost_set(const struct shard *shard, struct fingerprint print)
+{
+    return &shard->ghosts[print.high & shard->ghost_mask & ~(uint64_t)(GHOST_WAYS - 1)];
+}
+
+static uint32_t ghost_tag(struct fingerprint print) { return (uint32_t)(print.high >> 32) | 1u; }
+
 static void ghost_add(struct shard *shard, struct fingerprint print)
 {
     ghosts_size(shard);
-    if (shard->ghosts) {
-        struct ghost_slot *slot = &shard->ghosts[print.high & shard->ghost_mask];
-        slot->tag = (uint32_t)(print.high >> 32) | 1u;
-        slot->birth = ++shard->ghost_clock;
+    if (!shard->ghosts) {
+        return;
     }
+    struct ghost_slot *set = ghost_set(shard, print);
+    struct ghost_slot *slot = &set[0];
+    for (uint32_t i = 0; i < GHOST_WAYS; i++) {
+        if (!set[i].tag) {
+            slot = &set[i];
+            break;
+        }
+        if (shard->ghost_clock - set[i].birth > shard->ghost_clock - slot->birth) {
+            slot = &set[i];
+        }
+    }
+    slot->tag = ghost_tag(print);
+    slot->birth = ++shard->ghost_clock;
 }
 
 static bool ghost_take(struct shard *shard, struct fingerprint print)
@@ -136,13 +172,14 @@ static bool ghost_take(struct shard *shard, struct fingerprint print)
     if (!shard->ghosts) {
         return false;
     }
-    struct ghost_slot *slot = &shard->ghosts[print.high & shard->ghost_mask];
-    if (slot->tag != ((uint32_t)(print.high >> 32) | 1u)) {
-        return false;
+    struct ghost_slot *set = ghost_set(shard, print);
+    for (uint32_t i = 0; i < GHOST_WAYS; i++) {
+        if (set[i].tag == ghost_tag(print)) {
+            set[i].tag = 0;
+            return shard->ghost_clock - set[i].birth <= ghost_lifetime(shard);
+        }
     }
-    slot->tag = 0;
-    uint64_t lifetime = u64_max(shard->lists[POLICY_MAIN].count, GHOSTS_MIN / 16);
-    return shard->ghost_clock - slot->birth <= lifetime;
+    return false;
 }
 
 /* -------------------------------------------------------------------------------- lists -- */

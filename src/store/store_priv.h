@@ -150,8 +150,8 @@ struct policy_ops {
     bool groups_pages;  /* keys of one page are placed, and evicted, together */
     bool prefers_depth; /* among the coldest, the deepest goes first */
     enum policy_queue (*queue_for_new)(bool ghost_hit);
-    /* Which list gives the next candidate, from the DRAM bytes on each. */
-    enum policy_queue (*queue_to_evict)(const uint64_t bytes[POLICY_QUEUES]);
+    /* Which list gives the next candidate, from the DRAM bytes on each, and of the tier. */
+    enum policy_queue (*queue_to_evict)(const uint64_t bytes[POLICY_QUEUES], uint64_t tier_bytes);
     enum policy_verdict (*judge)(struct entry *entry);
 };
 
