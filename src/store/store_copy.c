@@ -255,7 +255,11 @@ static bool bury_orphan(struct store *store, struct shard *shard, struct entry *
     if (append->status == UMBP_OK) {
         ssd_mark_dead(store->ssd, append->location, entry->bytes, entry->key_bytes);
     }
-    if (!(entry->flags & ENTRY_ON_DISK) || !entry->stamp) {
+    if (!entry->stamp) {
+        return false;
+    }
+    if (!(entry->flags & ENTRY_ON_DISK)) {
+        shard->tombs_written++; /* none is needed after all */
         return false;
     }
     entry_bury(shard, entry);
@@ -422,7 +426,6 @@ static enum umbp_status write_tombs(struct store *store, struct copier *copier, 
             shard->tombs_written++;
         } else {
             entry_bury(shard, entry);
-            shard->tombs_made--; /* it was counted when it was removed */
             if (index_is_unpinned(entry)) {
                 /* A reader held it then; the memory need not wait for the disk. */
                 block = entry->block;
@@ -630,7 +633,7 @@ struct flush_pass {
     enum umbp_status status;
     bool copying; /* some are in a copier's hands */
     bool wrote;
-    uint64_t tombs[STORE_SHARDS_MAX]; /* tombstones that had been asked for, by shard */
+    bool buried[STORE_SHARDS_MAX]; /* the shard was seen without a tombstone to write */
 };
 
 /* Under the shard's lock: pin the next dirty values behind the cursor, within one write's worth. */
@@ -688,27 +691,23 @@ static void flush_shard(struct store *store, struct copier *copier, struct shard
     } while (more && pass->status == UMBP_OK);
 }
 
-/* Whether tombstones of before the flush are still to be written. */
-static bool tombs_missing(struct store *store, const struct flush_pass *pass)
+/*
+ * Whether tombstones of before the flush may still have to be written. Copiers hold some, and
+ * finish them in any order, so a count tells nothing but when it is zero: each shard must have been
+ * seen once without any.
+ */
+static bool tombs_missing(struct store *store, struct flush_pass *pass)
 {
     bool missing = false;
-    for (uint32_t s = 0; s < store->shard_count && !missing; s++) {
-        mutex_lock(&store->shards[s].lock);
-        missing = store->shards[s].tombs_written < pass->tombs[s];
-        mutex_unlock(&store->shards[s].lock);
+    for (uint32_t s = 0; s < store->shard_count; s++) {
+        if (!pass->buried[s]) {
+            mutex_lock(&store->shards[s].lock);
+            pass->buried[s] = store->shards[s].tombs_written == store->shards[s].tombs_made;
+            mutex_unlock(&store->shards[s].lock);
+            missing |= !pass->buried[s];
+        }
     }
     return missing;
-}
-
-static void begin_flush(struct store *store, struct flush_pass *pass)
-{
-    pass->status = UMBP_OK;
-    pass->generation = atomic_load_explicit(&store->generation, memory_order_relaxed);
-    for (uint32_t s = 0; s < store->shard_count; s++) {
-        mutex_lock(&store->shards[s].lock);
-        pass->tombs[s] = store->shards[s].tombs_made;
-        mutex_unlock(&store->shards[s].lock);
-    }
 }
 
 /* A copier tells when it is done with something; look again then, or after a moment. */
@@ -722,8 +721,10 @@ static void wait_for_copiers(struct store *store)
 
 static enum umbp_status flush_all(struct store *store, struct copier *copier, uint64_t deadline_ns)
 {
-    struct flush_pass pass;
-    begin_flush(store, &pass);
+    struct flush_pass pass = {
+        .status = UMBP_OK,
+        .generation = atomic_load_explicit(&store->generation, memory_order_relaxed),
+    };
     for (;;) {
         pass.copying = false;
         pass.wrote = false;
@@ -738,7 +739,7 @@ static enum umbp_status flush_all(struct store *store, struct copier *copier, ui
         if (pass.status != UMBP_OK) {
             return pass.status;
         }
-        if (!pass.copying && !pass.wrote && !tombs_missing(store, &pass)) {
+        if (!tombs_missing(store, &pass) && !pass.copying && !pass.wrote) {
             return UMBP_OK;
         }
         if (clock_left_ns(store->clock, deadline_ns) == 0) {

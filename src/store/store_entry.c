@@ -108,7 +108,6 @@ void entry_bury(struct shard *shard, struct entry *entry)
         shard->tomb_oldest = handle;
     }
     shard->tomb_newest = handle;
-    shard->tombs_made++;
 }
 
 void entry_remove(struct store *store, struct shard *shard, uint32_t handle, bool bury,
@@ -123,6 +122,10 @@ void entry_remove(struct store *store, struct shard *shard, uint32_t handle, boo
     }
     if (entry->ssd.segment) {
         lose_location(store, entry);
+    }
+    /* A flush has to wait for this tombstone, also while it is another's to write. */
+    if (tomb && (entry->flags & (ENTRY_ON_DISK | ENTRY_COPYING))) {
+        shard->tombs_made++;
     }
     /* What is being written now is buried by its writer, behind the record. */
     if (tomb && (entry->flags & ENTRY_ON_DISK) && !(entry->flags & ENTRY_COPYING)) {

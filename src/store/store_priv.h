@@ -128,7 +128,7 @@ struct shard {
     uint32_t ghost_clock;
     uint32_t tomb_oldest; /* singly linked through next */
     uint32_t tomb_newest;
-    uint64_t tombs_made;
+    uint64_t tombs_made; /* asked for; some are with whoever is writing the value */
     uint64_t tombs_written;
     struct shard_counters counters;
 } ALIGNED_LINE;
