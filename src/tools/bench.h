@@ -194,10 +194,12 @@ bool bench_deal_take(struct bench_deal *deal, size_t *first_out, size_t *end_out
 /* ----------------------------------------------------------------------- bench_raw.c ------ */
 
 /* A file of `bytes` bytes on the same file system, for raw direct I/O in pieces of 1 MiB, 16 in
- * flight, in order: what fio does with --rw=write --direct=1 --ioengine=io_uring --iodepth=16. */
+ * flight, in order: what fio does with --rw=write --direct=1 --ioengine=io_uring --iodepth=16.
+ * From and to `memory`, which is borrowed. */
 struct bench_raw;
 /* UMBP_UNSUPPORTED without io_uring or direct I/O. */
 MUST_USE enum umbp_status bench_raw_create(const char *path, uint64_t bytes,
+                                           const struct bench_arena *memory,
                                            struct bench_raw **raw_out);
 void bench_raw_destroy(struct bench_raw *raw); /* takes NULL; removes the file */
 /* Into a file made anew and set aside (fallocate) before the time is taken. */
@@ -217,7 +219,7 @@ static inline double bench_mops(uint64_t count, uint64_t ns)
     return ns == 0 ? 0.0 : (double)count * 1e3 / (double)ns;
 }
 
-MUST_USE bool bench_arena_create(struct bench *bench, size_t bytes, struct bench_arena *arena_out);
+MUST_USE bool bench_arena_map(size_t bytes, struct bench_arena *arena_out);
 void bench_arena_destroy(struct bench_arena *arena);
 /* bench->user, filled with noise, and bench->pool. */
 MUST_USE bool bench_arenas(struct bench *bench);
@@ -266,16 +268,17 @@ MUST_USE bool bench_fill(struct bench *bench, struct umbp_client *client,
 
 struct bench_set {
     struct bench *bench;
-    struct umbp_client *client; /* borrowed */
-    size_t bytes;               /* of a value */
-    size_t count;               /* of values */
-    size_t batch;               /* values of a batch: BENCH_BATCH, if there are so many */
-    size_t slice;               /* values of a sample: whole batches */
-    size_t at;                  /* where the next slice begins; runs on for ever */
-    size_t room;                /* puts that still fit before the tier must be cleared */
-    struct bench_keys keys;
-    uint32_t *order;            /* of the gets; number i goes to block i of bench->user */
-    struct umbp_get_item *gets; /* of one slice, as are the next two */
+    struct umbp_client *client;   /* borrowed */
+    size_t bytes;                 /* of a value */
+    size_t count;                 /* of values */
+    size_t batch;                 /* values of a batch: BENCH_BATCH, if there are so many */
+    size_t slice;                 /* values of a sample: whole batches */
+    size_t at;                    /* where the next slice begins; runs on for ever */
+    size_t room;                  /* puts that still fit before the tier must be cleared */
+    struct bench_keys keys;       /* of the whole set */
+    struct bench_keys slice_keys; /* of the slice that was aimed last, in its order */
+    uint32_t *order;              /* of the gets; number i goes to block i of bench->user */
+    struct umbp_get_item *gets;   /* of one slice, as are the next two */
     struct umbp_put_item *puts;
     enum umbp_status *statuses;
 };

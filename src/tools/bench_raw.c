@@ -1,9 +1,11 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
  * Raw direct I/O: the limit of the SSD tier. One thread, one ring, 16 requests of 1 MiB in flight,
- * in order, the buffers used again and again, nothing else done. The first write to a file's fresh
- * blocks costs more than a later one (the file system marks them as written), and a log only ever
- * writes fresh blocks, so the file is made anew for every write.
+ * in order, nothing else done. The bytes come from and go to the working set, as those of a store
+ * do, in huge pages: a request is one piece then, which can double what fio shows by default with
+ * its scattered pages. The first write to a file's fresh blocks costs more than a later one (the
+ * file system marks them as written), and a log only ever writes fresh blocks, so the file is made
+ * anew for every write.
  */
 #include "tools/bench.h"
 
@@ -22,8 +24,8 @@ struct bench_raw {
     char path[BENCH_PATH_BYTES];
     uint64_t bytes;
     struct io_uring ring;
-    char *buffers; /* RAW_DEPTH of them */
-    int fd;        /* -1: none */
+    struct bench_arena memory; /* borrowed */
+    int fd;                    /* -1: none */
 };
 
 static enum umbp_status status_of(int error)
@@ -67,28 +69,24 @@ static enum umbp_status open_new(struct bench_raw *raw)
     return UMBP_OK;
 }
 
-enum umbp_status bench_raw_create(const char *path, uint64_t bytes, struct bench_raw **raw_out)
+enum umbp_status bench_raw_create(const char *path, uint64_t bytes,
+                                  const struct bench_arena *memory, struct bench_raw **raw_out)
 {
     struct bench_raw *raw = mem_zalloc(sizeof *raw);
-    enum umbp_status status = UMBP_NO_MEMORY;
+    enum umbp_status status;
 
+    ASSERT(memory->bytes >= (size_t)RAW_DEPTH * RAW_IO_BYTES);
     if (raw == NULL) {
         return UMBP_NO_MEMORY;
     }
     snprintf(raw->path, sizeof raw->path, "%s", path);
     raw->bytes = align_down(bytes, RAW_IO_BYTES);
     raw->fd = -1;
-    raw->buffers = mem_aligned(4096, (size_t)RAW_DEPTH * RAW_IO_BYTES);
-    if (raw->buffers == NULL) {
-        goto free_raw;
-    }
-    struct rng rng;
-    rng_init(&rng, 1);
-    rng_fill(&rng, raw->buffers, (size_t)RAW_DEPTH * RAW_IO_BYTES);
+    raw->memory = *memory;
     int error = io_uring_queue_init(RAW_DEPTH, &raw->ring, 0);
     if (error != 0) {
         status = status_of(-error);
-        goto free_buffers;
+        goto free_raw;
     }
     status = open_new(raw);
     if (status != UMBP_OK) {
@@ -100,8 +98,6 @@ enum umbp_status bench_raw_create(const char *path, uint64_t bytes, struct bench
 exit_ring:
     close_file(raw);
     io_uring_queue_exit(&raw->ring);
-free_buffers:
-    mem_free(raw->buffers);
 free_raw:
     mem_free(raw);
     return status;
@@ -115,13 +111,12 @@ void bench_raw_destroy(struct bench_raw *raw)
     close_file(raw);
     (void)unlink(raw->path);
     io_uring_queue_exit(&raw->ring);
-    mem_free(raw->buffers);
     mem_free(raw);
 }
 
-static void submit(struct bench_raw *raw, bool is_write, unsigned buffer, uint64_t offset)
+static void submit(struct bench_raw *raw, bool is_write, uint64_t offset)
 {
-    char *data = raw->buffers + (size_t)buffer * RAW_IO_BYTES;
+    char *data = raw->memory.data + offset % align_down(raw->memory.bytes, RAW_IO_BYTES);
     struct io_uring_sqe *sqe = io_uring_get_sqe(&raw->ring);
     ASSERT(sqe != NULL); /* never more than RAW_DEPTH in flight */
     if (is_write) {
@@ -129,11 +124,10 @@ static void submit(struct bench_raw *raw, bool is_write, unsigned buffer, uint64
     } else {
         io_uring_prep_read(sqe, raw->fd, data, RAW_IO_BYTES, offset);
     }
-    sqe->user_data = buffer;
 }
 
-/* One request out; its buffer, or a failure. */
-static enum umbp_status reap(struct bench_raw *raw, unsigned *buffer_out)
+/* One request out. */
+static enum umbp_status reap(struct bench_raw *raw)
 {
     struct io_uring_cqe *cqe;
     struct __kernel_timespec wait = {.tv_sec = RAW_WAIT_S};
@@ -148,7 +142,6 @@ static enum umbp_status reap(struct bench_raw *raw, unsigned *buffer_out)
         return UMBP_TIMEOUT;
     }
     int result = cqe->res;
-    *buffer_out = (unsigned)cqe->user_data;
     io_uring_cqe_seen(&raw->ring, cqe);
     if (result < 0) {
         return status_of(-result);
@@ -164,19 +157,18 @@ static enum umbp_status run(struct bench_raw *raw, bool is_write, uint64_t *ns_o
     enum umbp_status failure = UMBP_OK;
 
     for (unsigned i = 0; i < RAW_DEPTH && next < raw->bytes; i++, next += RAW_IO_BYTES) {
-        submit(raw, is_write, i, next);
+        submit(raw, is_write, next);
         in_flight++;
     }
     while (in_flight > 0) {
-        unsigned buffer = 0;
-        enum umbp_status status = reap(raw, &buffer);
+        enum umbp_status status = reap(raw);
         if (status == UMBP_TIMEOUT) {
             return status; /* the ring's end waits for the rest */
         }
         in_flight--;
         failure = failure != UMBP_OK ? failure : status;
         if (failure == UMBP_OK && next < raw->bytes) {
-            submit(raw, is_write, buffer, next);
+            submit(raw, is_write, next);
             next += RAW_IO_BYTES;
             in_flight++;
         }
@@ -198,10 +190,12 @@ enum umbp_status bench_raw_read(struct bench_raw *raw, uint64_t *ns_out)
 
 #else /* without liburing there is no limit to hold the SSD tier against */
 
-enum umbp_status bench_raw_create(const char *path, uint64_t bytes, struct bench_raw **raw_out)
+enum umbp_status bench_raw_create(const char *path, uint64_t bytes,
+                                  const struct bench_arena *memory, struct bench_raw **raw_out)
 {
     (void)path;
     (void)bytes;
+    (void)memory;
     (void)raw_out;
     return UMBP_UNSUPPORTED;
 }

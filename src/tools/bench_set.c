@@ -46,7 +46,8 @@ bool bench_set_create(struct bench *bench, struct umbp_client *client, size_t by
         bench_set_destroy(&set);
         return bench_fail(bench, "out of memory");
     }
-    if (!bench_keys_create(bench, set.count, &set.keys)) {
+    if (!bench_keys_create(bench, set.count, &set.keys) ||
+        !bench_keys_create(bench, set.slice, &set.slice_keys)) {
         bench_set_destroy(&set);
         return false;
     }
@@ -57,6 +58,7 @@ bool bench_set_create(struct bench *bench, struct umbp_client *client, size_t by
 void bench_set_destroy(struct bench_set *set)
 {
     bench_keys_destroy(&set->keys);
+    bench_keys_destroy(&set->slice_keys);
     mem_unmap(set->gets, set->slice * sizeof *set->gets);
     mem_unmap(set->puts, set->slice * sizeof *set->puts);
     mem_unmap(set->statuses, set->slice * sizeof *set->statuses);
@@ -82,8 +84,11 @@ void bench_set_aim_gets(struct bench_set *set)
 {
     for (size_t i = 0; i < set->slice; i++) {
         size_t number = (set->at + i) % set->count;
+        /* An engine has just made its keys: they come one after the other, not from all over. */
+        memcpy(set->slice_keys.text + i * BENCH_KEY_BYTES, set->keys.keys[set->order[number]].data,
+               BENCH_KEY_BYTES);
         set->gets[i] = (struct umbp_get_item){
-            .key = set->keys.keys[set->order[number]],
+            .key = set->slice_keys.keys[i],
             .data = set->bench->user.data + number * set->bytes,
             .bytes = set->bytes,
         };
@@ -114,11 +119,11 @@ bool bench_set_aim_puts(struct bench_set *set)
         set->room = set->count;
     }
     set->room -= set->slice;
-    bench_keys_renew(set->bench, &set->keys, set->slice);
+    bench_keys_renew(set->bench, &set->slice_keys, set->slice);
     for (size_t i = 0; i < set->slice; i++) {
         size_t number = (set->at + i) % set->count;
         set->puts[i] = (struct umbp_put_item){
-            .key = set->keys.keys[i],
+            .key = set->slice_keys.keys[i],
             .data = set->bench->user.data + number * set->bytes,
             .bytes = set->bytes,
             .depth = UMBP_DEPTH_NONE,

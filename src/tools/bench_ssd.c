@@ -262,7 +262,7 @@ bool bench_ssd(struct bench *bench)
         bench_row_skip(bench, "ssd", "the file system is too full");
         return true;
     }
-    enum umbp_status status = bench_raw_create(raw_path, run.set_bytes, &run.raw);
+    enum umbp_status status = bench_raw_create(raw_path, run.set_bytes, &bench->pool, &run.raw);
     if (status != UMBP_OK && status != UMBP_UNSUPPORTED) {
         return bench_check(bench, "raw I/O", status, NULL, 0);
     }

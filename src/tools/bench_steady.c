@@ -10,7 +10,7 @@
 /* -------------------------------------------------------------------- allocations -------- */
 
 #define STEADY_DRAM_BYTES (64 * MIB)
-#define STEADY_SSD_BYTES (256 * MIB)
+#define STEADY_SSD_BYTES (64 * MIB)
 #define STEADY_VALUE_BYTES ((size_t)16 << 10)
 #define STEADY_ROUNDS 10000u
 #define STEADY_WARM_ROUNDS                                                                         \
@@ -110,12 +110,25 @@ static bool steady_rounds(struct steady_run *run, size_t rounds)
     return true;
 }
 
+/* With a flush now and then, so that all goes through the SSD, and not only what was in time. */
+static bool steady_warm(struct steady_run *run)
+{
+    for (size_t rounds = 0; rounds < STEADY_WARM_ROUNDS; rounds += STEADY_KEYS) {
+        if (!bench_goes_on(run->bench, "allocations: warming up", rounds, STEADY_WARM_ROUNDS) ||
+            !steady_rounds(run, STEADY_KEYS) ||
+            !bench_check(run->bench, "flush", umbp_flush(run->client, 0), NULL, 0)) {
+            return false;
+        }
+    }
+    return true;
+}
+
 static bool count_allocations(struct bench *bench, struct steady_run *run, const char *name)
 {
     struct bench_row row = {.unit = "allocations", .bar_kind = BENCH_BAR_VALUE_MAX, .bar = 0.0};
     struct allocation_count count = {.caller = pthread_self()};
 
-    if (!steady_rounds(run, STEADY_WARM_ROUNDS) || !bench_goes_on(bench, name, 1, 2)) {
+    if (!steady_warm(run)) {
         return false;
     }
     mem_set_hook(count_allocation, &count);
@@ -138,7 +151,7 @@ static bool steady_client(struct bench *bench, struct steady_run *run, const cha
 {
     struct bench_store store = {
         .dram_bytes = STEADY_DRAM_BYTES, .directory = directory, .ssd_bytes = STEADY_SSD_BYTES};
-    if (!bench_goes_on(bench, name, 0, 2) || !bench_store_create(bench, &store, &run->client)) {
+    if (!bench_store_create(bench, &store, &run->client)) {
         return false;
     }
     bool goes_on = count_allocations(bench, run, name);

@@ -16,12 +16,12 @@ uint64_t bench_now_ns(void) { return clock_now_ns(clock_monotonic()); }
 
 /* ------------------------------------------------------------------------- memory -------- */
 
-bool bench_arena_create(struct bench *bench, size_t bytes, struct bench_arena *arena_out)
+bool bench_arena_map(size_t bytes, struct bench_arena *arena_out)
 {
     size_t map_bytes = bytes + HUGE_BYTES;
     char *map = mem_map(map_bytes);
     if (map == NULL) {
-        return bench_fail(bench, "no %zu MiB of memory to be had", bytes >> 20);
+        return false;
     }
     char *data = (char *)align_up((uintptr_t)map, HUGE_BYTES);
     (void)madvise(data, bytes, MADV_HUGEPAGE); /* a wish */
@@ -30,6 +30,13 @@ bool bench_arena_create(struct bench *bench, size_t bytes, struct bench_arena *a
     }
     *arena_out = (struct bench_arena){data, bytes, map, map_bytes};
     return true;
+}
+
+static bool arena_create(struct bench *bench, struct bench_arena *arena_out)
+{
+    return bench_arena_map(bench->set_bytes, arena_out) ||
+           bench_fail(bench, "no %llu MiB of memory to be had",
+                      (unsigned long long)(bench->set_bytes / MIB));
 }
 
 void bench_arena_destroy(struct bench_arena *arena)
@@ -41,12 +48,12 @@ void bench_arena_destroy(struct bench_arena *arena)
 bool bench_arenas(struct bench *bench)
 {
     if (bench->user.data == NULL) {
-        if (!bench_arena_create(bench, bench->set_bytes, &bench->user)) {
+        if (!arena_create(bench, &bench->user)) {
             return false;
         }
         rng_fill(&bench->rng, bench->user.data, bench->user.bytes);
     }
-    return bench->pool.data != NULL || bench_arena_create(bench, bench->set_bytes, &bench->pool);
+    return bench->pool.data != NULL || arena_create(bench, &bench->pool);
 }
 
 uint32_t *bench_shuffled(struct bench *bench, size_t count)
