@@ -208,6 +208,7 @@ enum umbp_status ssd_segment_make(struct ssd_tier *tier, struct ssd_io *io, uint
     struct ssd_segment *segment = NULL;
     struct disk_file file = DISK_FILE_NONE;
     bool needs_ids = false;
+    ssd_unlink_leftovers(tier);
     enum umbp_status status = make_reserve(tier, file_bytes, for_reclaim, &segment, &needs_ids);
     if (status != UMBP_OK) {
         return status;

@@ -357,6 +357,12 @@ struct ssd_segment {
     uint32_t scan_block;  /* followers: records below it have been delivered */
 };
 
+/* A file that is no segment any more and could not be unlinked: its bytes still count. */
+struct ssd_leftover {
+    uint64_t file_bytes;
+    uint32_t id;
+};
+
 struct ssd_tier {
     struct disk *disk;
     const struct clock_source *clock;
@@ -386,6 +392,9 @@ struct ssd_tier {
     unsigned open_files;
     struct ssd_arena arenas[SSD_ARENAS];
     uint32_t next_segment;
+    struct ssd_leftover
+        *leftovers; /* files that could not be unlinked; room for segment_capacity */
+    uint32_t leftover_count;
     uint32_t reserved_segment; /* ids below it may be used without writing the super file */
     uint64_t clear_generation;
     uint64_t directory_changes; /* files made or unlinked, */
@@ -419,8 +428,10 @@ void ssd_segment_adopt_file(struct ssd_tier *tier, struct ssd_segment *segment,
                             struct disk_file file);
 /* Take it out of the table. (locked). The caller then closes the file that it gets, and unlinks. */
 MUST_USE struct disk_file ssd_segment_forget(struct ssd_tier *tier, struct ssd_segment *segment);
-/* The bytes are free once the file is gone. */
+/* The bytes are free once the file is gone. If the disk refuses, ssd_unlink_leftovers tries again.
+ */
 void ssd_segment_unlink(struct ssd_tier *tier, uint32_t id, uint64_t file_bytes);
+void ssd_unlink_leftovers(struct ssd_tier *tier);
 void ssd_segment_path(const char *directory, uint32_t id, char *path_out);
 /* (locked) */
 void ssd_used_change(struct ssd_tier *tier, uint64_t plus, uint64_t minus);
@@ -582,8 +593,8 @@ MUST_USE enum umbp_status ssd_segment_make(struct ssd_tier *tier, struct ssd_io 
 /* No more records go into the segment. (locked). True: it has no writers, and the caller must seal
  * it after unlocking. */
 bool ssd_segment_stop(struct ssd_tier *tier, struct ssd_segment *segment);
-/* Write the footer (segment is SEALING), or unlink a segment that holds nothing. When that fails the
- * segment serves without a footer; the status is for who wants to know. */
+/* Write the footer (segment is SEALING), or unlink a segment that holds nothing. When that fails
+ * the segment serves without a footer; the status is for who wants to know. */
 enum umbp_status ssd_segment_seal(struct ssd_tier *tier, struct ssd_io *io,
                                   struct ssd_segment *segment, uint64_t deadline_ns);
 /* Sync what is written to this segment so far. */

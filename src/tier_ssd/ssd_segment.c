@@ -32,7 +32,8 @@ enum umbp_status ssd_table_init(struct ssd_tier *tier, uint32_t existing)
     }
     tier->segments = mem_calloc((size_t)capacity, sizeof(*tier->segments));
     tier->index = mem_calloc((size_t)slots, sizeof(*tier->index));
-    if (!tier->segments || !tier->index) {
+    tier->leftovers = mem_calloc((size_t)capacity, sizeof(*tier->leftovers));
+    if (!tier->segments || !tier->index || !tier->leftovers) {
         return UMBP_NO_MEMORY; /* ssd_table_fini frees them */
     }
     tier->segment_capacity = (uint32_t)capacity;
@@ -44,6 +45,8 @@ void ssd_table_fini(struct ssd_tier *tier)
 {
     mem_free(tier->segments);
     mem_free(tier->index);
+    mem_free(tier->leftovers);
+    tier->leftovers = NULL;
     tier->segments = NULL;
     tier->index = NULL;
 }
@@ -275,10 +278,34 @@ void ssd_segment_unlink(struct ssd_tier *tier, uint32_t id, uint64_t file_bytes)
                  umbp_status_text(status), held_back);
     }
     mutex_lock(&tier->mutex);
-    if (is_gone) { /* else its bytes stay taken */
+    if (is_gone) {
         ssd_used_change(tier, 0, file_bytes);
+    } else if (tier->leftover_count < tier->segment_capacity) { /* its bytes stay taken till then */
+        tier->leftovers[tier->leftover_count++] = (struct ssd_leftover){file_bytes, id};
     }
     tier->directory_changes++;
     condition_broadcast(&tier->changed);
     mutex_unlock(&tier->mutex);
+}
+
+void ssd_unlink_leftovers(struct ssd_tier *tier)
+{
+    mutex_lock(&tier->mutex);
+    uint32_t left = tier->leftover_count;
+    mutex_unlock(&tier->mutex);
+    /* One that fails again goes to the end; each is tried once. */
+    for (; left > 0; left--) {
+        struct ssd_leftover first = {0};
+        mutex_lock(&tier->mutex);
+        if (tier->leftover_count > 0) {
+            first = tier->leftovers[0];
+            tier->leftover_count--;
+            memmove(tier->leftovers, tier->leftovers + 1,
+                    tier->leftover_count * sizeof(*tier->leftovers));
+        }
+        mutex_unlock(&tier->mutex);
+        if (first.id != 0) {
+            ssd_segment_unlink(tier, first.id, first.file_bytes);
+        }
+    }
 }
