@@ -207,7 +207,7 @@ const struct config_option config_options[CONFIG_OPTION_COUNT] = {
             .range = "0 or 64KiB..16GiB",
             .default_value = "0",
             .environment = {{"UMBP_SSD_SEGMENT_BYTES", NULL}},
-            .help = "Size of a log segment, the unit of reclaim; 0 chooses 64MiB. No more than an "
+            .help = "Size of a log segment, the unit of reclaim; 0 chooses 256MiB. No more than an "
                     "eighth of the tier is taken.",
         },
     [CONFIG_SSD_DURABILITY] =

@@ -217,7 +217,7 @@ static void visit_record(void *context, const struct ssd_record_info *info)
         uint64_t bytes = SSD_BLOCK_BYTES + align_up(info->value_bytes, SSD_BLOCK_BYTES);
         if (entry->flags & ENTRY_COPYING) {
             /* Collected already: a damaged footer's segment may be visited twice. */
-        } else if (earned && bytes <= mover->budget) {
+        } else if (earned && bytes <= mover->budget && info->value_bytes <= MOVE_BYTES) {
             mover->budget -= bytes;
             index_ref(entry);
             entry->flags |= ENTRY_COPYING;
@@ -261,7 +261,7 @@ static enum umbp_status reclaim_segment(struct mover *mover, uint32_t segment)
     mover->segment = segment;
     mover->has_older = ssd_has_older(store->ssd, segment);
     /* Half a segment of the usual size, so that each round frees the other half. */
-    mover->budget = u64_min(store->options.ssd.segment_bytes / 2, MOVE_BYTES);
+    mover->budget = store->options.ssd.segment_bytes / 2;
     mover->status = UMBP_OK;
     enum umbp_status status =
         ssd_segment_records(store->ssd, segment, &visitor, mover->deadline_ns);
