@@ -198,6 +198,8 @@ static bool upkeep_stop(struct store *store, uint64_t deadline_ns)
         if (exited) {
             pthread_join(store->upkeep_thread, NULL);
             store->upkeep_started = false;
+        } else {
+            pthread_detach(store->upkeep_thread); /* it ends by itself, some day */
         }
     }
     return !store->upkeep_started;

@@ -587,6 +587,9 @@ bool copy_stop(struct store *store, uint64_t deadline_ns)
         bool exited = last->exited;
         mutex_unlock(&queue->lock);
         if (!exited) {
+            for (uint32_t i = 0; i < store->copiers_started; i++) {
+                pthread_detach(store->copiers[i]->thread); /* they end by themselves, some day */
+            }
             return false;
         }
         pthread_join(last->thread, NULL);
