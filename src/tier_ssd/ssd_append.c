@@ -613,6 +613,12 @@ static unsigned place_units(struct append_writer *writer, struct ssd_segment *se
            ssd_place(segment, &units[placed].need, &units[placed].block, &units[placed].arena_at)) {
         placed++;
     }
+    for (size_t i = units[0].first; placed > 0 && i < units[placed - 1].end; i++) {
+        if (writer->appends[i].status == UMBP_OK) {
+            ssd_segment_note(segment, writer->appends[i].generation,
+                             writer->appends[i].is_tombstone);
+        }
+    }
     struct append_hold *hold = hold_now(writer);
     if (placed > 0 && hold->segment != segment) {
         if (hold->segment) {
@@ -702,6 +708,11 @@ static enum umbp_status writer_reserve(struct append_writer *writer, struct appe
             }
         } else if (tier->is_making) {
             status = reserve_pause(writer) ? UMBP_OK : UMBP_TIMEOUT;
+        } else if (tier->spare && !is_alone) {
+            tier->spare->state = SEGMENT_ACTIVE;
+            tier->active = tier->spare;
+            tier->spare = NULL;
+            tier->has_tried_spare = false;
         } else {
             status = reserve_make(writer, is_alone ? alone : tier->segment_bytes, &segment);
             if (status == UMBP_OK && is_alone) {
@@ -711,6 +722,7 @@ static enum umbp_status writer_reserve(struct append_writer *writer, struct appe
             } else if (status == UMBP_OK) {
                 segment->state = SEGMENT_ACTIVE;
                 tier->active = segment;
+                tier->has_tried_spare = false;
             } else if (status == UMBP_BUSY) {
                 status = reserve_pause(writer) ? UMBP_OK : UMBP_TIMEOUT;
             }
@@ -753,6 +765,9 @@ static void writer_run(struct append_writer *writer)
                 emit(writer, &units[i]);
             }
             done += placed;
+            if (writer->io->busy_count > 0) { /* while the device is busy anyhow */
+                ssd_segment_make_spare(writer->tier, writer->io, writer->deadline_ns);
+            }
             struct append_hold *other = &writer->holds[1 - writer->current];
             if (other->segment && other->pending == 0) {
                 hold_settle(writer, other);

@@ -5,9 +5,10 @@
  *   ... records | page 0 | page 1 | ... | trailer |  end of file
  *
  * A page is one block of whole entries with its own checksum; the trailer is the file's last block
- * and says where the pages begin. Because the trailer must end the file, and the file is only cut
- * to its length behind the trailer after that was written, a crash anywhere in between leaves a
- * segment without a footer, never one with half of it.
+ * and says where the pages begin. A full segment has them at the end of the space that was set
+ * aside for it, so that nothing has to be cut; one that is sealed early is cut behind the trailer
+ * after that was written. A crash anywhere in between leaves a segment without a footer, never one
+ * with half of it: each page says which it is, and all must hold.
  */
 #include "tier_ssd/ssd_priv.h"
 
@@ -260,13 +261,26 @@ void ssd_footer_add(struct ssd_footer_writer *writer, const struct ssd_entry *en
     writer->entries++;
 }
 
-enum umbp_status ssd_footer_end(struct ssd_footer_writer *writer, uint64_t *file_bytes_out)
+/* An empty page. */
+static void footer_fill(struct ssd_footer_writer *writer)
 {
-    if (writer->status != UMBP_OK) {
-        return writer->status;
+    footer_close_page(writer);
+    uint8_t *page = footer_block(writer);
+    if (page) {
+        ssd_page_begin(page, writer->identity->tag, writer->segment, writer->pages);
+        writer->pages++;
+        writer->is_open = true;
+    }
+}
+
+enum umbp_status ssd_footer_end(struct ssd_footer_writer *writer, uint32_t end_block,
+                                uint64_t *file_bytes_out)
+{
+    while (writer->status == UMBP_OK && writer->first_block + writer->pages + 1 < end_block) {
+        footer_fill(writer);
     }
     footer_close_page(writer);
-    uint8_t *block = footer_block(writer);
+    uint8_t *block = writer->status == UMBP_OK ? footer_block(writer) : NULL;
     if (!block) {
         return writer->status;
     }
@@ -280,7 +294,7 @@ enum umbp_status ssd_footer_end(struct ssd_footer_writer *writer, uint64_t *file
     ssd_trailer_encode(&trailer, block);
     footer_flush(writer);
     uint64_t bytes = ((uint64_t)writer->first_block + writer->pages + 1) * SSD_BLOCK_BYTES;
-    if (writer->status == UMBP_OK) {
+    if (writer->status == UMBP_OK && end_block == 0) {
         writer->status = disk_truncate(writer->io->options.disk, writer->file, bytes);
     }
     if (writer->status == UMBP_OK) {

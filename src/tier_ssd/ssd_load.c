@@ -92,7 +92,8 @@ enum umbp_status ssd_load_segment(struct disk *disk, struct ssd_io *io, const ch
 {
     char path[SSD_PATH_BYTES];
     struct disk_file file;
-    *loaded_out = (struct ssd_loaded){.id = id, .footer_block = 1, .next_block = 1};
+    *loaded_out = (struct ssd_loaded){
+        .id = id, .footer_block = 1, .next_block = 1, .oldest_value = UINT64_MAX};
     ssd_pages_init(&loaded_out->pages, identity->tag, id);
     ssd_segment_path(directory, id, path);
     enum umbp_status status = disk_open(disk, path, DISK_OPEN_DIRECT, &file);

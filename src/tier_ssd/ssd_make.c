@@ -12,6 +12,11 @@
  */
 #include "tier_ssd/ssd_priv.h"
 
+/* Below this, making a segment ahead takes too much of the tier. */
+#define SPARE_SEGMENT_BYTES_MIN (UINT64_C(16) << 20)
+/* A segment with less than this share unused is not cut when it is sealed. Cutting makes the file
+ * system wait for its journal. */
+#define SEAL_GAP_SHARE 32u
 /* A seal gets at least this long, even when its caller's time is up: without a footer the next
  * start has to read the values. */
 #define SEAL_GRACE_NS NS_PER_S
@@ -246,6 +251,50 @@ enum umbp_status ssd_segment_make(struct ssd_tier *tier, struct ssd_io *io, uint
     return status;
 }
 
+void ssd_segment_make_spare(struct ssd_tier *tier, struct ssd_io *io, uint64_t deadline_ns)
+{
+    struct ssd_segment *spare = NULL;
+    mutex_lock(&tier->mutex);
+    const struct ssd_segment *active = tier->active;
+    bool is_time = tier->segment_bytes >= SPARE_SEGMENT_BYTES_MIN && active && !tier->spare &&
+                   !tier->has_tried_spare && !tier->is_making &&
+                   active->end_block > active->limit_blocks / 2;
+    if (is_time) {
+        tier->is_making = true;
+        tier->has_tried_spare = true;
+    }
+    mutex_unlock(&tier->mutex);
+    if (!is_time) {
+        return;
+    }
+    enum umbp_status status =
+        ssd_segment_make(tier, io, tier->segment_bytes, false, deadline_ns, &spare);
+    mutex_lock(&tier->mutex);
+    tier->is_making = false;
+    tier->spare = status == UMBP_OK ? spare : NULL;
+    condition_broadcast(&tier->changed);
+    mutex_unlock(&tier->mutex);
+}
+
+void ssd_segment_drop_spare(struct ssd_tier *tier)
+{
+    mutex_lock(&tier->mutex);
+    struct ssd_segment *spare = tier->spare;
+    tier->spare = NULL;
+    if (!spare) {
+        mutex_unlock(&tier->mutex);
+        return;
+    }
+    uint32_t id = atomic_load_explicit(&spare->id, memory_order_relaxed);
+    uint64_t file_bytes = spare->file_bytes;
+    arena_give(tier, spare);
+    struct disk_file none = ssd_segment_forget(tier, spare);
+    mutex_unlock(&tier->mutex);
+    ASSERT(!disk_file_is_open(none)); /* it still has us as a user */
+    ssd_segment_unlink(tier, id, file_bytes);
+    ssd_segment_unuse(tier, spare);
+}
+
 /* ------------------------------------------------------------------------- sealing ------- */
 
 bool ssd_segment_stop(struct ssd_tier *tier, struct ssd_segment *segment)
@@ -263,13 +312,25 @@ bool ssd_segment_stop(struct ssd_tier *tier, struct ssd_segment *segment)
     return false;
 }
 
+/* Where the footer goes: at the very end of a segment that is (nearly) full, else behind the
+ * records, and then *end_block_out is 0. */
+static uint32_t seal_place(const struct ssd_segment *segment, uint32_t *end_block_out)
+{
+    uint32_t needed = segment->end_block + segment->footer_pages + 1;
+    bool is_full = segment->limit_blocks - needed <= segment->limit_blocks / SEAL_GAP_SHARE;
+    *end_block_out = is_full ? segment->limit_blocks : 0;
+    return is_full ? segment->limit_blocks - segment->footer_pages - 1 : segment->end_block;
+}
+
 /* The footer from the arena. UMBP_NOT_FOUND: there is nothing to list. */
 static enum umbp_status seal_write(struct ssd_tier *tier, struct ssd_io *io,
                                    struct ssd_segment *segment, uint32_t id, uint64_t deadline_ns,
                                    uint64_t *file_bytes_out)
 {
     struct ssd_footer_writer writer;
-    ssd_footer_begin(&writer, io, segment->file, segment, &tier->identity, id, segment->end_block,
+    uint32_t end_block;
+    uint32_t first_block = seal_place(segment, &end_block);
+    ssd_footer_begin(&writer, io, segment->file, segment, &tier->identity, id, first_block,
                      deadline_ns);
     const struct ssd_arena_entry *from;
     for (size_t at = 0; (from = ssd_arena_next(segment->arena, &at)) != NULL;) {
@@ -291,7 +352,7 @@ static enum umbp_status seal_write(struct ssd_tier *tier, struct ssd_io *io,
     if (writer.status == UMBP_OK && writer.entries == 0) {
         return UMBP_NOT_FOUND;
     }
-    return ssd_footer_end(&writer, file_bytes_out);
+    return ssd_footer_end(&writer, end_block, file_bytes_out);
 }
 
 /* Nobody lists anything of it: it goes as if it had never been. */

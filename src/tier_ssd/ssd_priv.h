@@ -26,8 +26,8 @@
 #define SSD_PATH_BYTES 4096u
 #define SSD_UUID_BYTES 16u
 #define SSD_OPEN_FILES_MAX 256u /* kept open at once, beyond those in use */
-#define SSD_ARENAS 3u           /* segments that are not sealed yet, at once */
-#define SSD_APPEND_CONTEXTS 2u
+#define SSD_ARENAS 6u           /* segments that are not sealed yet, at once */
+#define SSD_APPEND_CONTEXTS 4u  /* appending and reclaiming calls at once */
 #define SSD_APPEND_SLOTS 16u
 #define SSD_IDS_RESERVED 256u /* segment ids set aside by one writing of the super file */
 #define SSD_RUN_UNITS 256u    /* records placed by one taking of the lock */
@@ -212,8 +212,8 @@ struct ssd_slot {
     size_t first_item; /* append: the items that this write carries, */
     size_t last_item;
     unsigned hold;       /* and their segment */
-    unsigned tracker;    /* read: the item, */
-    uint64_t piece_from; /* and the part of its record */
+    unsigned tracker;    /* read: the run, */
+    uint64_t piece_from; /* and the part of it */
     uint64_t piece_bytes;
 };
 
@@ -352,9 +352,11 @@ struct ssd_segment {
     struct ssd_arena *arena;
     uint64_t live_records;
     uint64_t live_bytes;
-    uint64_t write_count; /* goes up with each finished group */
-    uint64_t sync_count;  /* the write_count that is known to be on stable storage */
-    uint32_t scan_block;  /* followers: records below it have been delivered */
+    uint64_t oldest_value;     /* lowest generation of a value in it, dead ones included */
+    uint64_t newest_tombstone; /* highest generation of a tombstone in it; 0: none */
+    uint64_t write_count;      /* goes up with each finished group */
+    uint64_t sync_count;       /* the write_count that is known to be on stable storage */
+    uint32_t scan_block;       /* followers: records below it have been delivered */
 };
 
 /* A file that is no segment any more and could not be unlinked: its bytes still count. */
@@ -387,7 +389,9 @@ struct ssd_tier {
                                 without the lock; a miss there only loses a hint */
     uint32_t index_mask;
     struct ssd_segment *active;
-    bool is_making; /* one thread makes a segment or writes the super file */
+    struct ssd_segment *spare; /* made ahead of its time, to become active next; MAKING */
+    bool has_tried_spare;      /* since the active one became that */
+    bool is_making;            /* one thread makes a segment or writes the super file */
     struct list_node idle_files;
     unsigned open_files;
     struct ssd_arena arenas[SSD_ARENAS];
@@ -494,8 +498,10 @@ void ssd_footer_begin(struct ssd_footer_writer *writer, struct ssd_io *io, struc
                       void *owner, const struct ssd_identity *identity, uint32_t segment,
                       uint32_t first_block, uint64_t deadline_ns);
 void ssd_footer_add(struct ssd_footer_writer *writer, const struct ssd_entry *entry);
-/* Writes the trailer, cuts the file behind it, and says how long the file is. */
-MUST_USE enum umbp_status ssd_footer_end(struct ssd_footer_writer *writer,
+/* Writes the trailer and says how long the file is. `end_block` 0: the file is cut behind the
+ * trailer. Else the trailer is the block before it, where the file ends anyhow, and empty pages
+ * fill what is left up to there. */
+MUST_USE enum umbp_status ssd_footer_end(struct ssd_footer_writer *writer, uint32_t end_block,
                                          uint64_t *file_bytes_out);
 
 /* --------------------------------------------------------------------------- scan -------- */
@@ -590,6 +596,13 @@ bool ssd_place(struct ssd_segment *segment, const struct ssd_need *need, uint32_
 MUST_USE enum umbp_status ssd_segment_make(struct ssd_tier *tier, struct ssd_io *io,
                                            uint64_t file_bytes, bool for_reclaim,
                                            uint64_t deadline_ns, struct ssd_segment **segment_out);
+/* Have the next segment made before it is needed, so that appends need not wait for the file
+ * system. Does nothing when it is too early, or there is no room. */
+void ssd_segment_make_spare(struct ssd_tier *tier, struct ssd_io *io, uint64_t deadline_ns);
+/* The spare is not needed any more (closing). */
+void ssd_segment_drop_spare(struct ssd_tier *tier);
+/* (locked) A record of this generation goes into the segment. */
+void ssd_segment_note(struct ssd_segment *segment, uint64_t generation, bool is_tombstone);
 /* No more records go into the segment. (locked). True: it has no writers, and the caller must seal
  * it after unlocking. */
 bool ssd_segment_stop(struct ssd_tier *tier, struct ssd_segment *segment);
@@ -629,6 +642,8 @@ struct ssd_loaded {
     uint64_t tail_bytes;
     uint64_t live_records;
     uint64_t live_bytes;
+    uint64_t oldest_value;
+    uint64_t newest_tombstone;
 };
 /* UMBP_OK also for damage, which the result describes. `pages` must be finished by the caller. */
 MUST_USE enum umbp_status ssd_load_segment(struct disk *disk, struct ssd_io *io,

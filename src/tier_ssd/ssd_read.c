@@ -2,16 +2,18 @@
 /*
  * Reading records.
  *
- * A record is read in pieces of a slot's buffer, header block first; most records are one piece. An
- * item being read has a tracker. Pieces are submitted in order over all items, come back in any
- * order, and are taken in order per item: the header proves whose bytes follow, then each
- * piece is copied to where the caller wants it and the checksum grows with it. While the
- * caller's thread copies one piece, the device works on the others.
+ * Items that follow each other in the call and in the log are read as one run; what was written
+ * together is mostly asked for together, so small records come in by large reads. A run is cut into
+ * pieces of a slot's buffer. Pieces are submitted in order over all runs, come back in any order,
+ * and are taken in order per run: an item's header proves whose bytes follow, then each part of the
+ * value is copied to where the caller wants it while its checksum grows. While the caller's
+ * thread copies one piece, the device works on the others.
  *
- *   item:  | header block | value ........................................ |
- *   piece:  <── slot_bytes ──><── slot_bytes ──><── rest ──>
+ *   run:    | header | value ... | header | value | header, inline value | header | value ....... |
+ *   pieces:  <──── slot_bytes ────><──── slot_bytes ────><──── slot_bytes ────><──── rest ────>
  *
- * An item that fails takes no further piece; it ends when its pieces in flight are back (or lost).
+ * A piece that could not be read fails the items that it has a part of. A piece that is lost (its
+ * time was up) ends its run: the items that were not through by then time out.
  */
 #include <inttypes.h>
 
@@ -19,16 +21,27 @@
 
 #define CORRUPT_LOG_MS 1000u
 
-struct read_tracker {
-    struct ssd_read *read; /* NULL: free */
+/* Bytes of one run; the next item then begins another. */
+#define RUN_BYTES_MAX (UINT64_C(16) << 20)
+
+struct read_run {
+    bool is_active;
+    bool is_cut; /* a piece is lost */
     struct ssd_segment *segment;
-    uint64_t bytes;     /* of the record, whole blocks */
+    size_t item; /* being taken */
+    size_t end_item;
+    uint64_t start;     /* in the file */
+    uint64_t bytes;     /* whole blocks */
     uint64_t submitted; /* pieces up to here are on their way */
-    uint64_t taken;     /* pieces up to here are copied out */
+    uint64_t taken;     /* pieces up to here are used */
+    unsigned pending;
+
+    /* The item being taken. */
+    uint64_t item_bytes; /* of its record */
+    uint64_t item_taken;
+    enum umbp_status status;
     uint32_t crc;
     uint32_t expected_crc;
-    unsigned pending;
-    enum umbp_status status;
     bool ranges_ascend; /* so each piece starts where the last one stopped looking */
     uint32_t next_range;
 };
@@ -36,10 +49,10 @@ struct read_tracker {
 struct reader {
     struct ssd_tier *tier;
     struct ssd_io *io;
-    struct read_tracker *trackers; /* one a slot */
-    unsigned tracker_count;
+    struct read_run *runs; /* one a slot */
+    unsigned run_count;
     unsigned active;
-    unsigned oldest_unsubmitted; /* a hint where to look for pieces */
+    unsigned submitting; /* the run whose pieces go next */
     struct ssd_read *reads;
     size_t count;
     size_t next;
@@ -84,17 +97,16 @@ static bool ranges_ascend(const struct ssd_read *read)
 }
 
 /* Copy what the ranges want of value bytes [from, from + bytes), which lie at `data`. */
-static void copy_out(struct read_tracker *tracker, const uint8_t *data, uint64_t from,
-                     uint64_t bytes)
+static void copy_out(struct read_run *run, const struct ssd_read *read, const uint8_t *data,
+                     uint64_t from, uint64_t bytes)
 {
-    const struct ssd_read *read = tracker->read;
-    uint32_t i = tracker->ranges_ascend ? tracker->next_range : 0;
+    uint32_t i = run->ranges_ascend ? run->next_range : 0;
     bool has_crc = false;
     for (; i < read->range_count; i++) {
         const struct ssd_range *range = &read->ranges[i];
         uint64_t start = u64_max(range->offset, from);
         uint64_t end = u64_min(range->offset + range->bytes, from + bytes);
-        if (tracker->ranges_ascend && range->offset >= from + bytes) {
+        if (run->ranges_ascend && range->offset >= from + bytes) {
             break;
         }
         if (start >= end) {
@@ -102,18 +114,17 @@ static void copy_out(struct read_tracker *tracker, const uint8_t *data, uint64_t
         }
         uint8_t *to = (uint8_t *)range->to + (start - range->offset);
         if (start == from && end == from + bytes && !has_crc) {
-            tracker->crc = copy_bytes_crc(to, data, (size_t)bytes, tracker->crc);
+            run->crc = copy_bytes_crc(to, data, (size_t)bytes, run->crc);
             has_crc = true;
         } else {
             copy_bytes(to, data + (start - from), (size_t)(end - start));
         }
-        if (tracker->ranges_ascend) {
-            /* This range may go on in the next piece. */
-            tracker->next_range = i;
+        if (run->ranges_ascend) {
+            run->next_range = i; /* it may go on in the next piece */
         }
     }
     if (!has_crc) {
-        tracker->crc = crc32c(tracker->crc, data, (size_t)bytes);
+        run->crc = crc32c(run->crc, data, (size_t)bytes);
     }
 }
 
@@ -124,173 +135,249 @@ static bool header_matches(const struct ssd_record *record, const struct ssd_rea
            memcmp(record->key, read->key.data, read->key.bytes) == 0;
 }
 
-/* The record's bytes [tracker->taken, + bytes) are at `data`. */
-static void tracker_take(struct ssd_tier *tier, struct read_tracker *tracker, const uint8_t *data,
-                         uint64_t bytes)
+static uint64_t read_record_bytes(const struct ssd_read *read)
 {
-    const struct ssd_read *read = tracker->read;
-    uint64_t at = tracker->taken;
-    tracker->taken += bytes;
+    return ssd_record_blocks(read->value_bytes, read->key.bytes) * SSD_BLOCK_BYTES;
+}
+
+/* The record's bytes [item_taken, + bytes) are at `data`. */
+static void item_take(struct ssd_tier *tier, struct read_run *run, const struct ssd_read *read,
+                      const uint8_t *data, uint64_t bytes)
+{
+    uint64_t at = run->item_taken;
     if (at == 0) {
         struct ssd_record record;
         if (!ssd_record_decode(data, tier->identity.tag, read->location.segment,
                                read->location.block, &record) ||
             !header_matches(&record, read)) {
-            tracker->status = UMBP_CORRUPT;
+            run->status = UMBP_CORRUPT;
             return;
         }
-        tracker->expected_crc = record.value_crc;
+        run->expected_crc = record.value_crc;
         if (ssd_value_is_inline(read->value_bytes, read->key.bytes)) {
-            copy_out(tracker, data + SSD_RECORD_HEAD_BYTES + read->key.bytes, 0, read->value_bytes);
-        } else {
-            data += SSD_BLOCK_BYTES;
-            at += SSD_BLOCK_BYTES;
-            bytes -= SSD_BLOCK_BYTES;
+            copy_out(run, read, data + SSD_RECORD_HEAD_BYTES + read->key.bytes, 0,
+                     read->value_bytes);
+            return;
+        }
+        data += SSD_BLOCK_BYTES;
+        at += SSD_BLOCK_BYTES;
+        bytes -= SSD_BLOCK_BYTES;
+    }
+    if (bytes > 0) {
+        uint64_t from = at - SSD_BLOCK_BYTES;
+        copy_out(run, read, data, from, u64_min(bytes, read->value_bytes - from));
+    }
+}
+
+/* --------------------------------------------------------------------------- runs -------- */
+
+static void item_begin(struct reader *reader, struct read_run *run)
+{
+    if (run->item < run->end_item) {
+        const struct ssd_read *read = &reader->reads[run->item];
+        run->item_bytes = read_record_bytes(read);
+        run->item_taken = 0;
+        run->status = UMBP_OK;
+        run->crc = 0;
+        run->ranges_ascend = ranges_ascend(read);
+        run->next_range = 0;
+    }
+}
+
+static void item_end(struct reader *reader, struct read_run *run)
+{
+    struct ssd_read *read = &reader->reads[run->item++];
+    if (run->status == UMBP_OK && run->crc != run->expected_crc) {
+        run->status = UMBP_CORRUPT;
+    }
+    if (run->status == UMBP_OK) {
+        read->value_crc = run->crc;
+    }
+    read_end(reader, read, run->status);
+    item_begin(reader, run);
+}
+
+/* The run's next bytes; without data they could not be had, and `status` says why. */
+static void run_take(struct reader *reader, struct read_run *run, const uint8_t *data,
+                     uint64_t bytes, enum umbp_status status)
+{
+    run->taken += bytes;
+    while (bytes > 0) {
+        uint64_t now = u64_min(bytes, run->item_bytes - run->item_taken);
+        if (run->status == UMBP_OK && data) {
+            item_take(reader->tier, run, &reader->reads[run->item], data, now);
+        } else if (run->status == UMBP_OK) {
+            run->status = status;
+        }
+        run->item_taken += now;
+        data = data ? data + now : NULL;
+        bytes -= now;
+        if (run->item_taken == run->item_bytes) {
+            item_end(reader, run);
         }
     }
-    if (at > 0 && bytes > 0) {
-        uint64_t from = at - SSD_BLOCK_BYTES;
-        copy_out(tracker, data, from, u64_min(bytes, read->value_bytes - from));
-    }
-    if (tracker->taken == tracker->bytes && tracker->crc != tracker->expected_crc) {
-        tracker->status = UMBP_CORRUPT;
-    }
 }
 
-/* ------------------------------------------------------------------------- trackers ------ */
-
-static void tracker_end(struct reader *reader, struct read_tracker *tracker)
+static void run_end(struct reader *reader, struct read_run *run)
 {
-    struct ssd_read *read = tracker->read;
-    ssd_segment_unuse(reader->tier, tracker->segment);
-    tracker->read = NULL;
-    reader->active--;
-    if (tracker->status == UMBP_OK) {
-        read->value_crc = tracker->crc;
+    while (run->item < run->end_item) { /* only when it was cut */
+        run->status = run->status == UMBP_OK ? UMBP_TIMEOUT : run->status;
+        item_end(reader, run);
     }
-    read_end(reader, read, tracker->status);
+    ssd_segment_unuse(reader->tier, run->segment);
+    run->is_active = false;
+    reader->active--;
 }
 
-/* Start the next item. False: there is none left, or no tracker free. */
+static bool read_is_valid(const struct ssd_read *read)
+{
+    return read->key.bytes >= 1 && read->key.bytes <= SSD_KEY_BYTES_MAX &&
+           read->value_bytes <= SSD_VALUE_BYTES_MAX && read->location.block >= 1;
+}
+
+/* Take in the items that follow in the log, too. */
+static void run_extend(struct reader *reader, struct read_run *run)
+{
+    while (reader->next < reader->count && run->bytes < RUN_BYTES_MAX) {
+        const struct ssd_read *last = &reader->reads[reader->next - 1];
+        const struct ssd_read *read = &reader->reads[reader->next];
+        if (!read_is_valid(read) || read->location.segment != last->location.segment ||
+            (uint64_t)read->location.block * SSD_BLOCK_BYTES != run->start + run->bytes) {
+            break;
+        }
+        run->bytes += read_record_bytes(read);
+        reader->next++;
+    }
+    run->end_item = reader->next;
+}
+
+/* Start the next run. False: there is no item left, or no place free. */
 static bool reader_start(struct reader *reader)
 {
-    while (reader->next < reader->count && reader->active < reader->tracker_count) {
-        struct ssd_read *read = &reader->reads[reader->next++];
+    while (reader->next < reader->count && reader->active < reader->run_count) {
+        size_t item = reader->next++;
+        struct ssd_read *read = &reader->reads[item];
         struct ssd_segment *segment = NULL;
         enum umbp_status status = UMBP_INVALID_VALUE;
-        if (read->key.bytes >= 1 && read->key.bytes <= SSD_KEY_BYTES_MAX &&
-            read->value_bytes <= SSD_VALUE_BYTES_MAX && read->location.block >= 1) {
+        if (read_is_valid(read)) {
             status = ssd_segment_use(reader->tier, read->location.segment, &segment);
         }
         if (status != UMBP_OK) {
             read_end(reader, read, status);
             continue;
         }
-        struct read_tracker *tracker = reader->trackers;
-        while (tracker->read) {
-            tracker++;
+        struct read_run *run = reader->runs;
+        while (run->is_active) {
+            run++;
         }
-        *tracker = (struct read_tracker){
-            .read = read,
+        *run = (struct read_run){
+            .is_active = true,
             .segment = segment,
-            .bytes = ssd_record_blocks(read->value_bytes, read->key.bytes) * SSD_BLOCK_BYTES,
-            .status = UMBP_OK,
-            .ranges_ascend = ranges_ascend(read),
+            .item = item,
+            .start = (uint64_t)read->location.block * SSD_BLOCK_BYTES,
+            .bytes = read_record_bytes(read),
         };
+        run_extend(reader, run);
+        item_begin(reader, run);
         reader->active++;
-        reader->oldest_unsubmitted = (unsigned)(tracker - reader->trackers);
+        reader->submitting = (unsigned)(run - reader->runs);
         return true;
     }
     return false;
 }
 
-static bool tracker_has_pieces(const struct read_tracker *tracker)
+static bool run_has_pieces(const struct read_run *run)
 {
-    return tracker->read && tracker->status == UMBP_OK && tracker->submitted < tracker->bytes;
+    return run->is_active && !run->is_cut && run->submitted < run->bytes;
 }
 
-/* The item whose pieces go next: the one being submitted, until it is through. */
-static struct read_tracker *reader_next_tracker(struct reader *reader)
+/* The run whose pieces go next: the one being submitted, until it is through. */
+static struct read_run *reader_next_run(struct reader *reader)
 {
-    struct read_tracker *tracker = &reader->trackers[reader->oldest_unsubmitted];
-    if (tracker_has_pieces(tracker)) {
-        return tracker;
+    struct read_run *run = &reader->runs[reader->submitting];
+    if (run_has_pieces(run)) {
+        return run;
     }
-    return reader_start(reader) ? &reader->trackers[reader->oldest_unsubmitted] : NULL;
+    return reader_start(reader) ? &reader->runs[reader->submitting] : NULL;
 }
 
 static void reader_fill(struct reader *reader)
 {
     while (reader->io->free_count > 0) {
-        struct read_tracker *tracker = reader_next_tracker(reader);
-        if (!tracker) {
+        struct read_run *run = reader_next_run(reader);
+        if (!run) {
             break;
         }
         struct ssd_slot *slot = ssd_io_take(reader->io);
-        uint64_t bytes =
-            u64_min(tracker->bytes - tracker->submitted, reader->io->options.slot_bytes);
-        slot->tracker = (unsigned)(tracker - reader->trackers);
-        slot->piece_from = tracker->submitted;
+        uint64_t bytes = u64_min(run->bytes - run->submitted, reader->io->options.slot_bytes);
+        slot->tracker = (unsigned)(run - reader->runs);
+        slot->piece_from = run->submitted;
         slot->piece_bytes = bytes;
-        slot->owner = tracker->segment;
+        slot->owner = run->segment;
         slot->iov[0] = (struct iovec){.iov_base = slot->buffer, .iov_len = (size_t)bytes};
-        ssd_io_submit(
-            reader->io, slot, DISK_READ, tracker->segment->file,
-            (uint64_t)tracker->read->location.block * SSD_BLOCK_BYTES + tracker->submitted, 1);
-        tracker->submitted += bytes;
-        tracker->pending++;
+        ssd_io_submit(reader->io, slot, DISK_READ, run->segment->file, run->start + run->submitted,
+                      1);
+        run->submitted += bytes;
+        run->pending++;
     }
     ssd_io_flush(reader->io);
 }
 
-/* ------------------------------------------------------------------------- pieces -------- */
+/* -------------------------------------------------------------------------- pieces ------- */
 
-static bool slot_is_held(const struct ssd_slot *slot, unsigned tracker)
+static bool slot_is_held(const struct ssd_slot *slot, unsigned run)
 {
-    return slot->state == SLOT_ENDED && slot->tracker == tracker && slot->is_reported;
+    return slot->state == SLOT_ENDED && slot->tracker == run && slot->is_reported;
 }
 
-/* Take every piece that is next in its item's order, and give its slot back. */
-static void tracker_advance(struct reader *reader, unsigned index)
+static void run_take_slot(struct reader *reader, struct read_run *run, struct ssd_slot *slot)
 {
-    struct read_tracker *tracker = &reader->trackers[index];
+    uint64_t got =
+        slot->status == UMBP_OK
+            ? u64_min(align_down(slot->request.bytes_done, SSD_BLOCK_BYTES), slot->piece_bytes)
+            : 0;
+    run_take(reader, run, slot->buffer, got, UMBP_OK);
+    /* The file ends inside a record: whatever was there is not there now. */
+    run_take(reader, run, NULL, slot->piece_bytes - got,
+             slot->status == UMBP_OK ? UMBP_CORRUPT : slot->status);
+}
+
+/* Use every piece that is next in its run's order, and give its slot back. */
+static void run_advance(struct reader *reader, unsigned index)
+{
+    struct read_run *run = &reader->runs[index];
     bool found = true;
     while (found) {
         found = false;
         for (unsigned i = 0; i < reader->io->options.slots; i++) {
             struct ssd_slot *slot = &reader->io->slots[i];
-            if (!slot_is_held(slot, index) ||
-                (tracker->status == UMBP_OK && slot->piece_from != tracker->taken)) {
+            if (!slot_is_held(slot, index) || (!run->is_cut && slot->piece_from != run->taken)) {
                 continue;
             }
-            if (tracker->status == UMBP_OK) {
-                tracker_take(reader->tier, tracker, slot->buffer, slot->piece_bytes);
+            if (!run->is_cut) {
+                run_take_slot(reader, run, slot);
             }
-            tracker->pending--;
+            run->pending--;
             ssd_io_release(reader->io, slot);
             found = true;
         }
     }
-    if (tracker->pending == 0 && (tracker->status != UMBP_OK || tracker->taken == tracker->bytes)) {
-        tracker_end(reader, tracker);
+    if (run->pending == 0 && (run->is_cut || run->taken == run->bytes)) {
+        run_end(reader, run);
     }
 }
 
 static void reader_take_slot(struct reader *reader, struct ssd_slot *slot)
 {
     unsigned index = slot->tracker;
-    struct read_tracker *tracker = &reader->trackers[index];
-    enum umbp_status status = slot->status;
-    if (status == UMBP_OK && slot->request.bytes_done < slot->piece_bytes) {
-        status = UMBP_CORRUPT; /* the file ends inside the record */
-    }
-    if (status != UMBP_OK && tracker->status == UMBP_OK) {
-        tracker->status = status;
+    struct read_run *run = &reader->runs[index];
+    if (slot->status == UMBP_TIMEOUT) {
+        run->is_cut = true;
     }
     if (slot->state == SLOT_LOST) {
-        tracker->pending--;
+        run->pending--;
     }
-    tracker_advance(reader, index);
+    run_advance(reader, index);
 }
 
 /* Time is up for everything that has not ended. */
@@ -303,11 +390,9 @@ static void reader_break(struct reader *reader)
         }
     }
     ssd_io_abandon(reader->io);
-    for (unsigned i = 0; i < reader->tracker_count; i++) {
-        struct read_tracker *tracker = &reader->trackers[i];
-        if (tracker->read) {
-            tracker->status = tracker->status == UMBP_OK ? UMBP_TIMEOUT : tracker->status;
-            tracker_end(reader, tracker);
+    for (unsigned i = 0; i < reader->run_count; i++) {
+        if (reader->runs[i].is_active) {
+            run_end(reader, &reader->runs[i]);
         }
     }
     while (reader->next < reader->count) {
@@ -356,8 +441,8 @@ enum umbp_status ssd_read(struct ssd_tier *tier, struct ssd_read *reads, size_t 
         }
         return UMBP_TIMEOUT;
     }
-    reader.trackers = io->user;
-    reader.tracker_count = io->options.slots;
+    reader.runs = io->user;
+    reader.run_count = io->options.slots;
     reader_run(&reader);
     ssd_pool_give(&tier->read_pool, io);
     for (size_t i = 0; reader.failed > 0 && i < count; i++) {
@@ -408,7 +493,7 @@ enum umbp_status ssd_read_context_create(struct ssd_tier *tier, uint32_t depth,
     io->options.hold = ssd_hold_segment;
     io->options.drop = ssd_drop_segment;
     io->options.context = tier;
-    io->user = mem_calloc(io->options.slots, sizeof(struct read_tracker));
+    io->user = mem_calloc(io->options.slots, sizeof(struct read_run));
     if (!io->user) {
         (void)ssd_io_destroy(io, 0);
         return UMBP_NO_MEMORY;

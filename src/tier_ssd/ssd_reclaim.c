@@ -136,24 +136,14 @@ bool ssd_has_older(const struct ssd_tier *tier, uint32_t id)
     struct mutex *mutex = (struct mutex *)(uintptr_t)&tier->mutex; /* the lock is not the state */
     bool has_older = false;
     mutex_lock(mutex);
-    for (uint32_t i = 0; i < tier->segment_capacity && !has_older; i++) {
+    const struct ssd_segment *own = ssd_table_find(tier, id);
+    for (uint32_t i = 0; own && i < tier->segment_capacity && !has_older; i++) {
         const struct ssd_segment *segment = &tier->segments[i];
-        has_older = segment->state != SEGMENT_NONE && !segment->is_gone &&
-                    atomic_load_explicit(&segment->id, memory_order_relaxed) < id;
+        has_older = segment->state != SEGMENT_NONE && !segment->is_gone && segment != own &&
+                    segment->oldest_value < own->newest_tombstone;
     }
     mutex_unlock(mutex);
     return has_older;
-}
-
-bool ssd_location_is_live(const struct ssd_tier *tier, struct ssd_location location)
-{
-    struct mutex *mutex = (struct mutex *)(uintptr_t)&tier->mutex; /* the lock is not the state */
-    mutex_lock(mutex);
-    const struct ssd_segment *segment =
-        ssd_table_find((struct ssd_tier *)(uintptr_t)tier, location.segment);
-    bool live = segment && !segment->is_gone && !segment->is_proposed;
-    mutex_unlock(mutex);
-    return live;
 }
 
 /* -------------------------------------------------------------------------- contents ----- */

@@ -96,12 +96,18 @@ static void recover_weigh(struct ssd_tier *tier, const struct ssd_set *set,
         uint32_t segment;
         ssd_set_entry(set, &refs[i], &entry, &segment);
         recovery->max_generation = u64_max(recovery->max_generation, entry.generation);
-        if (entry.kind == SSD_KIND_VALUE && entry.generation >= tier->clear_generation) {
-            struct ssd_loaded *loaded = &set->segments[refs[i].at >> 40];
-            loaded->live_records++;
-            loaded->live_bytes +=
-                ssd_record_blocks(entry.value_bytes, entry.key_bytes) * SSD_BLOCK_BYTES;
+        struct ssd_loaded *loaded = &set->segments[refs[i].at >> 40];
+        if (entry.generation < tier->clear_generation) {
+            continue;
         }
+        if (entry.kind == SSD_KIND_TOMBSTONES) {
+            loaded->newest_tombstone = u64_max(loaded->newest_tombstone, entry.generation);
+            continue;
+        }
+        loaded->oldest_value = u64_min(loaded->oldest_value, entry.generation);
+        loaded->live_records++;
+        loaded->live_bytes +=
+            ssd_record_blocks(entry.value_bytes, entry.key_bytes) * SSD_BLOCK_BYTES;
     }
 }
 
@@ -122,6 +128,8 @@ static void recover_insert(struct ssd_tier *tier, const struct ssd_loaded *loade
     segment->scan_block = loaded->next_block;
     segment->live_records = loaded->live_records;
     segment->live_bytes = loaded->live_bytes;
+    segment->oldest_value = loaded->oldest_value;
+    segment->newest_tombstone = loaded->newest_tombstone;
     ssd_used_change(tier, loaded->file_bytes, 0);
     mutex_unlock(&tier->mutex);
 }
@@ -142,7 +150,7 @@ static enum umbp_status seal_file(struct ssd_tier *tier, struct ssd_io *io,
             ssd_footer_add(&writer, &entry);
         }
     }
-    enum umbp_status status = ssd_footer_end(&writer, file_bytes_out);
+    enum umbp_status status = ssd_footer_end(&writer, 0, file_bytes_out);
     if (status == UMBP_OK) {
         status = ssd_io_run(io, DISK_SYNC, file, NULL, 0, 0, DEADLINE_NEVER, NULL);
     }

@@ -100,6 +100,7 @@ struct ssd_segment *ssd_table_insert(struct ssd_tier *tier, uint32_t id)
     list_init(&segment->idle_link);
     segment->footer_used = SSD_PAGE_ROOM; /* the first entry opens the first page */
     segment->end_block = 1;
+    segment->oldest_value = UINT64_MAX;
     atomic_store_explicit(&segment->stamp,
                           atomic_load_explicit(&tier->newest_stamp, memory_order_relaxed),
                           memory_order_relaxed);
@@ -139,6 +140,15 @@ void ssd_used_change(struct ssd_tier *tier, uint64_t plus, uint64_t minus)
 bool ssd_wait_changed(struct ssd_tier *tier, uint64_t deadline_ns)
 {
     return condition_wait(&tier->changed, &tier->mutex, ssd_monotonic(tier->clock, deadline_ns));
+}
+
+void ssd_segment_note(struct ssd_segment *segment, uint64_t generation, bool is_tombstone)
+{
+    if (is_tombstone) {
+        segment->newest_tombstone = u64_max(segment->newest_tombstone, generation);
+    } else {
+        segment->oldest_value = u64_min(segment->oldest_value, generation);
+    }
 }
 
 /* -------------------------------------------------------------------------- files -------- */

@@ -377,6 +377,7 @@ static enum umbp_status close_segments(struct ssd_tier *tier, uint64_t deadline_
     if (!io) {
         return UMBP_TIMEOUT;
     }
+    ssd_segment_drop_spare(tier);
     mutex_lock(&tier->mutex);
     struct ssd_segment *active = tier->active;
     bool must_seal = active && ssd_segment_stop(tier, active);
@@ -493,7 +494,8 @@ void ssd_stats(const struct ssd_tier *tier, struct ssd_stats *stats_out)
     mutex_lock(mutex);
     for (uint32_t i = 0; i < tier->segment_capacity; i++) {
         const struct ssd_segment *segment = &tier->segments[i];
-        if (segment->state != SEGMENT_NONE && !segment->is_gone) {
+        if (segment->state != SEGMENT_NONE && segment->state != SEGMENT_MAKING &&
+            !segment->is_gone) {
             stats.segments++;
             stats.records_live += segment->live_records;
             stats.bytes_live += segment->live_bytes;

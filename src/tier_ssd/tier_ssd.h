@@ -222,7 +222,8 @@ MUST_USE enum umbp_status ssd_segment_records(struct ssd_tier *tier, uint32_t se
  * into the index while this is asked, under a lock that the reclaimer's visits take too, will be
  * seen by the visit. */
 bool ssd_location_is_live(const struct ssd_tier *tier, struct ssd_location location);
-/* Whether a segment older than this one exists: only then do its tombstones still matter. */
+/* Whether any other segment holds a value (dead or not) that is older than a tombstone of this one:
+ * only then do its tombstones still matter. */
 bool ssd_has_older(const struct ssd_tier *tier, uint32_t segment);
 /* Unlink. The store has dropped or moved every live record, and moved tombstones that matter. */
 void ssd_segment_release(struct ssd_tier *tier, uint32_t segment);

@@ -361,6 +361,118 @@ static void a_batch_of_reads_ends_each_item_once(void **state)
     close_memory(&fx);
 }
 
+/* Segments of 16 MiB and up have their successor made ahead. */
+static void a_segment_made_ahead_is_used_next_and_never_left_behind(void **state)
+{
+    (void)state;
+    struct fx fx;
+    struct ssd_stats stats;
+    uint64_t used;
+    uint64_t capacity;
+    fx_init(&fx, fx_faulty(fx_memory_disk()), "d");
+    fx.options.bytes = 160u << 20;
+    fx.options.segment_bytes = 16u << 20;
+    fx.options.io_bytes = 1u << 20;
+    fx_open(&fx);
+    uint32_t number = 0;
+    /* Several records a call: the spare is made while some are being written. */
+    static uint8_t keys[4][256];
+    static uint8_t value[1 << 20];
+    for (unsigned round = 0; round < 9; round++) {
+        struct ssd_append appends[4];
+        struct iovec iov = {value, sizeof(value)};
+        test_fill(value, sizeof(value), 77);
+        for (unsigned i = 0; i < 4; i++) {
+            fx_key(number, keys[i], fx_key_bytes(number));
+            appends[i] = an_append(keys[i], fx_key_bytes(number), ++fx.generation, &iov, 1);
+            number++;
+        }
+        assert_ok(ssd_append(fx.tier, appends, 4, false, fx_soon()));
+    }
+    ssd_stats(fx.tier, &stats);
+    ssd_space(fx.tier, &used, &capacity);
+    assert_int_equal(stats.segments, 3);
+    assert_true(used <= 4u * (16u << 20));
+    assert_ok(ssd_clear(fx.tier, ++fx.generation, fx_soon()));
+    assert_ok(fx_put(&fx, 1, 1000));
+    fx_close(&fx);
+    fx_open(&fx);
+    ssd_stats(fx.tier, &stats);
+    assert_int_equal(stats.segments, 1);
+    assert_int_equal(fx_count(&fx), 1);
+    for (uint32_t i = 0; i < 10; i++) {
+        assert_ok(fx_put(&fx, 100 + i, 1u << 20));
+    }
+    const struct disk_fault fault = {
+        .call = DISK_CALL_CHANGE, .first = 1, .action = DISK_FAULT_CRASH};
+    assert_true(disk_fault_add(fx.disk, &fault));
+    assert_status(ssd_close(fx.tier, fx_soon()), UMBP_IO);
+    disk_fault_clear(fx.disk);
+    fx_open(&fx);
+    assert_int_equal(fx_count(&fx), 11);
+    assert_int_equal(fx.recovery.lost_records, 0);
+    fx_check_all(&fx);
+    fx_close(&fx);
+    fx_open(&fx);
+    assert_int_equal(fx.recovery.scanned_segments, 0);
+    close_memory(&fx);
+}
+
+/* Neighbours in the log are read together; what fails in between fails alone. */
+static void neighbours_that_are_read_together_fail_alone(void **state)
+{
+    (void)state;
+    enum {
+        COUNT = 100
+    };
+    struct fx fx;
+    static uint8_t keys[COUNT][256];
+    static uint8_t values[COUNT][3000];
+    static struct ssd_read reads[COUNT];
+    struct ssd_range ranges[COUNT];
+    fx_init(&fx, fx_faulty(fx_memory_disk()), "d");
+    fx.options.io_bytes = 64u << 10;
+    fx_open(&fx);
+    for (uint32_t i = 0; i < COUNT; i++) {
+        assert_ok(fx_put(&fx, i, 3000));
+    }
+    uint64_t before = disk_fault_calls(fx.disk, DISK_CALL_READ);
+    for (unsigned round = 0; round < 9; round++) {
+        for (uint32_t i = 0; i < COUNT; i++) {
+            fx_key(i, keys[i], fx_key_bytes(i));
+            ranges[i] = (struct ssd_range){values[i], 3000, 0};
+            reads[i] = (struct ssd_read){
+                .key = {keys[i], fx_key_bytes(i)},
+                .generation = fx.index[i].generation + (round == 1 && i == 50),
+                .value_bytes = 3000,
+                .location = fx.index[i].location,
+                .ranges = &ranges[i],
+                .range_count = 1,
+            };
+        }
+        const struct disk_fault fault = {.call = DISK_CALL_READ, .first = round};
+        if (round >= 2) {
+            assert_true(disk_fault_add(fx.disk, &fault));
+        }
+        enum umbp_status status = ssd_read(fx.tier, reads, COUNT, NULL, NULL, fx_soon());
+        disk_fault_clear(fx.disk);
+        unsigned failed = 0;
+        for (uint32_t i = 0; i < COUNT; i++) {
+            failed += reads[i].status != UMBP_OK;
+            assert_true(reads[i].status != UMBP_OK ||
+                        test_check_fill(values[i], 3000, reads[i].generation));
+        }
+        if (round < 2) {
+            assert_int_equal(failed, round);
+            assert_true(round == 0 || reads[50].status == UMBP_CORRUPT);
+        } else if (status != UMBP_OK) {
+            assert_in_range(failed, 1, 18); /* 17 blocks a piece */
+        }
+    }
+    assert_true(disk_fault_calls(fx.disk, DISK_CALL_READ) - before < 9 * COUNT / 10);
+    close_memory(&fx);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -372,6 +484,8 @@ int main(void)
         cmocka_unit_test(many_tombstones_share_blocks_and_all_count),
         cmocka_unit_test(a_batch_spans_segments_and_syncs_once_for_each),
         cmocka_unit_test(a_batch_of_reads_ends_each_item_once),
+        cmocka_unit_test(a_segment_made_ahead_is_used_next_and_never_left_behind),
+        cmocka_unit_test(neighbours_that_are_read_together_fail_alone),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
