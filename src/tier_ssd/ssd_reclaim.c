@@ -146,6 +146,17 @@ bool ssd_has_older(const struct ssd_tier *tier, uint32_t id)
     return has_older;
 }
 
+bool ssd_location_is_live(const struct ssd_tier *tier, struct ssd_location location)
+{
+    struct mutex *mutex = (struct mutex *)(uintptr_t)&tier->mutex; /* the lock is not the state */
+    mutex_lock(mutex);
+    const struct ssd_segment *segment =
+        ssd_table_find((struct ssd_tier *)(uintptr_t)tier, location.segment);
+    bool live = segment && !segment->is_gone && !segment->is_proposed;
+    mutex_unlock(mutex);
+    return live;
+}
+
 /* -------------------------------------------------------------------------- contents ----- */
 
 struct records_visit {
