@@ -374,7 +374,12 @@ static void *churn(void *context)
     uint64_t last[CHURN_KEYS] = {0}; /* the value that may be there; 0: none */
     unsigned char *data = malloc(20000);
     test_rng_init(&rng, churner->number);
-    for (uint64_t round = 1; round <= churner->rounds; round++) {
+    uint64_t until_ns = test_now_ns() + 30 * NS_PER_S;
+    /* At least so many rounds, and until a busy machine has let the copiers take part. */
+    for (uint64_t round = 1;
+         round <= churner->rounds ||
+         (stat_of(churner->store, "copies.done") == 0 && test_now_ns() < until_ns);
+         round++) {
         uint64_t k = test_rng_below(&rng, CHURN_KEYS);
         struct umbp_key key = name_key(&named, "churn", churner->number * 100 + k);
         struct umbp_get_item get = {.key = key, .data = data, .bytes = 20000};
