@@ -26,387 +26,7 @@
  * whole (the write may have come through after all), so its header is overwritten with zeros as
  * well as can be done; the segment takes no more records.
  */
-#include "tier_ssd/ssd_priv.h"
-
-struct append_unit {
-    size_t first; /* item */
-    size_t end;
-    struct ssd_need need;
-    bool is_tombstones;
-    uint32_t payload_bytes; /* tombstones */
-    uint32_t block;
-    size_t arena_at;
-};
-
-struct append_hold {
-    struct ssd_segment *segment; /* NULL: settled */
-    uint32_t id;
-    size_t first_item;
-    size_t end_item;
-    unsigned pending; /* slots in flight */
-};
-
-struct append_writer {
-    struct ssd_tier *tier;
-    struct ssd_io *io;
-    struct append_unit *units;
-    struct ssd_append *appends;
-    size_t count;
-    bool for_reclaim;
-    uint64_t deadline_ns;
-    struct append_hold holds[2];
-    unsigned current;
-
-    /* The slot that is being filled. */
-    struct ssd_slot *slot;
-    uint64_t slot_offset;
-    size_t slot_bytes;
-    unsigned iov_count;
-    size_t staged;  /* bytes used of the slot's buffer */
-    size_t partial; /* bytes in the last block, if it is not full */
-    size_t item;    /* being emitted */
-    bool is_broken; /* time is up, nothing more can be written */
-};
-
-static struct append_hold *hold_now(struct append_writer *writer)
-{
-    return &writer->holds[writer->current];
-}
-
-static void item_fail(struct ssd_append *item, enum umbp_status status)
-{
-    if (item->status == UMBP_OK) {
-        item->status = status;
-    }
-}
-
-static void items_fail(struct append_writer *writer, size_t first, size_t end,
-                       enum umbp_status status)
-{
-    for (size_t i = first; i < end; i++) {
-        item_fail(&writer->appends[i], status);
-    }
-}
-
-/* ------------------------------------------------------------------------ slots ---------- */
-
-static void slot_ended(struct append_writer *writer, struct ssd_slot *slot)
-{
-    if (slot->status != UMBP_OK) {
-        items_fail(writer, slot->first_item, slot->last_item + 1, slot->status);
-    }
-    writer->holds[slot->hold].pending--;
-    ssd_io_release(writer->io, slot);
-}
-
-/* Time is up: what is in flight is left to the device, and counts as failed. */
-static void writer_break(struct append_writer *writer)
-{
-    struct ssd_io *io = writer->io;
-    for (unsigned i = 0; i < io->options.slots; i++) {
-        struct ssd_slot *slot = &io->slots[i];
-        if (slot->state == SLOT_BUSY) {
-            items_fail(writer, slot->first_item, slot->last_item + 1, UMBP_TIMEOUT);
-            writer->holds[slot->hold].pending--;
-        }
-    }
-    ssd_io_abandon(io);
-    writer->is_broken = true;
-}
-
-/* Wait for one slot in flight; false when there is none, or time is up. */
-static bool writer_wait_slot(struct append_writer *writer)
-{
-    struct ssd_slot *slot = ssd_io_next(writer->io, writer->deadline_ns);
-    if (slot) {
-        slot_ended(writer, slot);
-        return true;
-    }
-    if (writer->io->busy_count > 0) {
-        writer_break(writer);
-    }
-    return false;
-}
-
-static void slot_submit(struct append_writer *writer)
-{
-    struct ssd_slot *slot = writer->slot;
-    if (!slot) {
-        return;
-    }
-    ASSERT(writer->partial == 0);
-    writer->slot = NULL;
-    writer->holds[slot->hold].pending++;
-    ssd_io_submit(writer->io, slot, DISK_WRITE, writer->holds[slot->hold].segment->file,
-                  writer->slot_offset, writer->iov_count);
-    ssd_io_flush(writer->io);
-}
-
-/* Make sure that there is a slot to fill. */
-static bool slot_begin(struct append_writer *writer, uint64_t offset)
-{
-    struct ssd_slot *slot = NULL;
-    while (!writer->is_broken && !(slot = ssd_io_take(writer->io))) {
-        if (!writer_wait_slot(writer) && !writer->is_broken &&
-            !ssd_io_await_lost(writer->io, writer->deadline_ns)) {
-            writer->is_broken = true;
-        }
-    }
-    if (!slot) {
-        return false;
-    }
-    slot->hold = writer->current;
-    slot->owner = hold_now(writer)->segment;
-    slot->first_item = writer->item;
-    slot->last_item = writer->item;
-    writer->slot = slot;
-    writer->slot_offset = offset;
-    writer->slot_bytes = 0;
-    writer->iov_count = 0;
-    writer->staged = 0;
-    return true;
-}
-
-/* Throw away what is in the open slot: its items failed. */
-static void slot_discard(struct append_writer *writer)
-{
-    if (writer->slot) {
-        items_fail(writer, writer->slot->first_item, writer->slot->last_item + 1, UMBP_TIMEOUT);
-        ssd_io_release(writer->io, writer->slot);
-        writer->slot = NULL;
-        writer->partial = 0;
-    }
-}
-
-/* ------------------------------------------------------------------------- bytes --------- */
-
-static void slot_add_iov(struct append_writer *writer, const void *data, size_t bytes)
-{
-    struct iovec *last = writer->iov_count ? &writer->slot->iov[writer->iov_count - 1] : NULL;
-    if (last && (const char *)last->iov_base + last->iov_len == (const char *)data) {
-        last->iov_len += bytes;
-    } else {
-        writer->slot->iov[writer->iov_count++] =
-            (struct iovec){.iov_base = (void *)(uintptr_t)data, .iov_len = bytes};
-    }
-    writer->slot_bytes += bytes;
-    writer->slot->last_item = writer->item;
-}
-
-/* Where the next `bytes` go in the slot's buffer; accounted as written. */
-static uint8_t *slot_stage(struct append_writer *writer, size_t bytes)
-{
-    uint8_t *to = writer->slot->buffer + writer->staged;
-    slot_add_iov(writer, to, bytes);
-    writer->staged += bytes;
-    writer->partial = (writer->partial + bytes) % SSD_BLOCK_BYTES;
-    return to;
-}
-
-/* Room in the open slot, opening one if need be. 0: the writer is broken. */
-static size_t slot_room(struct append_writer *writer)
-{
-    if (writer->slot && writer->partial == 0 &&
-        (writer->slot_bytes == writer->tier->io_bytes ||
-         writer->iov_count == writer->io->options.iov_max)) {
-        uint64_t offset = writer->slot_offset + writer->slot_bytes;
-        slot_submit(writer);
-        writer->slot_offset = offset;
-    }
-    if (!writer->slot && !slot_begin(writer, writer->slot_offset)) {
-        return 0;
-    }
-    return writer->tier->io_bytes - writer->slot_bytes;
-}
-
-static bool is_block_aligned(const void *data)
-{
-    return ((uintptr_t)data & (SSD_BLOCK_BYTES - 1)) == 0;
-}
-
-/* The next bytes of the log. */
-static bool put_bytes(struct append_writer *writer, const uint8_t *data, size_t bytes)
-{
-    while (bytes > 0) {
-        size_t room = slot_room(writer);
-        if (room == 0) {
-            return false;
-        }
-        size_t now = size_min(bytes, room);
-        if (writer->partial == 0 && is_block_aligned(data) && bytes >= SSD_BLOCK_BYTES) {
-            now = (size_t)align_down(now, SSD_BLOCK_BYTES);
-            slot_add_iov(writer, data, now);
-        } else {
-            if (writer->partial != 0 &&
-                is_block_aligned(data + SSD_BLOCK_BYTES - writer->partial)) {
-                /* Fill the block up, and go on without copying. */
-                now = size_min(now, SSD_BLOCK_BYTES - writer->partial);
-            }
-            uint8_t *to = slot_stage(writer, now);
-            copy_bytes(to, data, now);
-        }
-        data += now;
-        bytes -= now;
-    }
-    return true;
-}
-
-/* Zeros up to the end of the block. */
-static void put_padding(struct append_writer *writer)
-{
-    if (writer->partial != 0) {
-        size_t bytes = SSD_BLOCK_BYTES - writer->partial;
-        memset(slot_stage(writer, bytes), 0, bytes);
-    }
-}
-
-/* A whole staged block, to be filled by the caller. */
-static uint8_t *put_block(struct append_writer *writer)
-{
-    return slot_room(writer) == 0 ? NULL : slot_stage(writer, SSD_BLOCK_BYTES);
-}
-
-/* ------------------------------------------------------------------------ emitting ------- */
-
-static struct ssd_arena_entry *unit_entry(struct append_writer *writer,
-                                          const struct append_unit *unit)
-{
-    return (struct ssd_arena_entry *)(void *)(hold_now(writer)->segment->arena->data +
-                                              unit->arena_at);
-}
-
-static void entry_fill(struct ssd_arena_entry *entry, const struct ssd_append *item, uint32_t block)
-{
-    *entry = (struct ssd_arena_entry){
-        .generation = item->generation,
-        .value_bytes = item->is_tombstone ? 0 : item->value_bytes,
-        .block = block,
-        .depth = item->is_tombstone ? 0 : item->depth,
-        .key_bytes = (uint16_t)item->key.bytes,
-        .kind = (uint8_t)(item->is_tombstone ? SSD_KIND_TOMBSTONES : SSD_KIND_VALUE),
-    };
-    memcpy(entry->key, item->key.data, item->key.bytes);
-}
-
-/* The footer's entries of a unit that was just placed; the checksum comes with emitting. */
-static void unit_fill_entries(struct append_writer *writer, struct append_unit *unit)
-{
-    uint8_t *at = (uint8_t *)unit_entry(writer, unit);
-    for (size_t i = unit->first; i < unit->end; i++) {
-        struct ssd_append *item = &writer->appends[i];
-        if (item->status == UMBP_OK) {
-            item->location = (struct ssd_location){hold_now(writer)->id, unit->block};
-            entry_fill((struct ssd_arena_entry *)(void *)at, item, unit->block);
-            at += ssd_arena_entry_bytes(item->key.bytes);
-        }
-    }
-}
-
-static void value_crc(struct ssd_append *item)
-{
-    if (!item->has_crc) {
-        uint32_t crc = 0;
-        for (unsigned i = 0; i < item->iov_count; i++) {
-            crc = crc32c(crc, item->iov[i].iov_base, item->iov[i].iov_len);
-        }
-        item->value_crc = crc;
-    }
-}
-
-static void emit_value(struct append_writer *writer, struct append_unit *unit)
-{
-    struct ssd_append *item = &writer->appends[unit->first];
-    value_crc(item);
-    unit_entry(writer, unit)->value_crc = item->value_crc;
-    uint8_t *block = put_block(writer);
-    if (!block) {
-        return;
-    }
-    struct ssd_record record = {
-        .kind = SSD_KIND_VALUE,
-        .segment = hold_now(writer)->id,
-        .block = unit->block,
-        .generation = item->generation,
-        .value_bytes = item->value_bytes,
-        .depth = item->depth,
-        .value_crc = item->value_crc,
-        .key_bytes = item->key.bytes,
-        .key = item->key.data,
-    };
-    ssd_record_encode(&record, writer->tier->identity.tag, block);
-    size_t used = SSD_RECORD_HEAD_BYTES + item->key.bytes;
-    if (!ssd_value_is_inline(item->value_bytes, item->key.bytes)) {
-        memset(block + used, 0, SSD_BLOCK_BYTES - used);
-        for (unsigned i = 0; i < item->iov_count; i++) {
-            if (!put_bytes(writer, item->iov[i].iov_base, item->iov[i].iov_len)) {
-                return;
-            }
-        }
-        put_padding(writer);
-        return;
-    }
-    for (unsigned i = 0; i < item->iov_count; i++) {
-        memcpy(block + used, item->iov[i].iov_base, item->iov[i].iov_len);
-        used += item->iov[i].iov_len;
-    }
-    memset(block + used, 0, SSD_BLOCK_BYTES - used);
-}
-
-static void emit_tombstones(struct append_writer *writer, struct append_unit *unit)
-{
-    uint8_t *block = put_block(writer);
-    if (!block) {
-        return;
-    }
-    size_t used = SSD_RECORD_HEAD_BYTES;
-    uint64_t newest = 0;
-    writer->slot->last_item = unit->end - 1;
-    for (size_t i = unit->first; i < unit->end; i++) {
-        const struct ssd_append *item = &writer->appends[i];
-        if (item->location.segment != 0) {
-            used +=
-                ssd_tomb_encode(item->generation, item->key.data, item->key.bytes, block + used);
-            newest = u64_max(newest, item->generation);
-        }
-    }
-    ASSERT(used == SSD_RECORD_HEAD_BYTES + unit->payload_bytes);
-    memset(block + used, 0, SSD_BLOCK_BYTES - used);
-    struct ssd_record record = {
-        .kind = SSD_KIND_TOMBSTONES,
-        .segment = hold_now(writer)->id,
-        .block = unit->block,
-        .generation = newest,
-        .value_bytes = unit->payload_bytes,
-        .value_crc = crc32c(0, block + SSD_RECORD_HEAD_BYTES, unit->payload_bytes),
-    };
-    ssd_record_encode(&record, writer->tier->identity.tag, block);
-}
-
-static void emit(struct append_writer *writer, struct append_unit *unit)
-{
-    uint64_t offset = (uint64_t)unit->block * SSD_BLOCK_BYTES;
-    struct ssd_slot *slot = writer->slot;
-    if (slot &&
-        (slot->hold != writer->current || writer->slot_offset + writer->slot_bytes != offset)) {
-        slot_submit(writer);
-    }
-    if (!writer->slot) {
-        writer->slot_offset = offset;
-    }
-    writer->item = unit->first;
-    hold_now(writer)->end_item = unit->end;
-    if (!writer->is_broken) {
-        if (unit->is_tombstones) {
-            emit_tombstones(writer, unit);
-        } else {
-            emit_value(writer, unit);
-        }
-    }
-    if (writer->is_broken) {
-        slot_discard(writer);
-        items_fail(writer, unit->first, unit->end, UMBP_TIMEOUT);
-    }
-}
+#include "tier_ssd/ssd_append_priv.h"
 
 /* ----------------------------------------------------------------------- settling -------- */
 
@@ -450,7 +70,7 @@ static bool hold_sync(struct append_writer *writer, struct append_hold *hold)
     enum umbp_status status =
         ssd_segment_sync(writer->tier, writer->io, hold->segment, writer->deadline_ns);
     if (status != UMBP_OK) {
-        items_fail(writer, hold->first_item, hold->end_item, status);
+        append_items_fail(writer, hold->first_item, hold->end_item, status);
     }
     return status == UMBP_OK;
 }
@@ -466,7 +86,7 @@ static bool hold_account(struct append_writer *writer, struct append_hold *hold)
             continue; /* was never placed */
         }
         if (segment->is_gone) {
-            item_fail(item, UMBP_STALE);
+            append_item_fail(item, UMBP_STALE);
         }
         if (item->status != UMBP_OK) {
             ssd_arena_fail(segment->arena, item->location.block);
@@ -493,7 +113,7 @@ static void hold_settle(struct append_writer *writer, struct append_hold *hold)
     if (!segment) {
         return;
     }
-    while (hold->pending > 0 && writer_wait_slot(writer)) {
+    while (hold->pending > 0 && append_wait_slot(writer)) {
     }
     ASSERT(hold->pending == 0);
     (void)hold_sync(writer, hold);
@@ -521,9 +141,9 @@ static bool writer_settle_all(struct append_writer *writer)
     struct append_hold *other = &writer->holds[1 - writer->current];
     bool had = hold_now(writer)->segment || other->segment;
     if (writer->is_broken) {
-        slot_discard(writer);
+        append_discard_slot(writer);
     } else {
-        slot_submit(writer);
+        append_submit_slot(writer);
     }
     hold_settle(writer, other);
     hold_settle(writer, hold_now(writer));
@@ -749,9 +369,9 @@ static void writer_run(struct append_writer *writer)
             if (status != UMBP_OK) {
                 bool only_this =
                     (units[0].need.blocks + 3) * SSD_BLOCK_BYTES > writer->tier->segment_bytes;
-                items_fail(writer, units[0].first,
-                           only_this && status == UMBP_NO_SPACE ? units[0].end : writer->count,
-                           status);
+                append_items_fail(
+                    writer, units[0].first,
+                    only_this && status == UMBP_NO_SPACE ? units[0].end : writer->count, status);
                 if (!only_this || status != UMBP_NO_SPACE) {
                     return;
                 }
@@ -759,10 +379,10 @@ static void writer_run(struct append_writer *writer)
                 continue;
             }
             for (unsigned i = 0; i < placed; i++) {
-                unit_fill_entries(writer, &units[i]);
+                append_fill_entries(writer, &units[i]);
             }
             for (unsigned i = 0; i < placed; i++) {
-                emit(writer, &units[i]);
+                append_emit(writer, &units[i]);
             }
             done += placed;
             if (writer->io->busy_count > 0) { /* while the device is busy anyhow */

@@ -9,7 +9,9 @@
  *   ssd_scan.c     reading a segment record by record
  *   ssd_super.c    super file, lock file, directory listing
  *   ssd_make.c     creating and sealing segments
- *   ssd_append.c, ssd_read.c, ssd_reclaim.c, ssd_recover.c, ssd_follow.c, ssd_check.c, ssd_tier.c
+ *   ssd_load.c     what a segment file holds, and sets of those in one order
+ *   ssd_append.c (with ssd_emit.c), ssd_read.c, ssd_reclaim.c, ssd_recover.c, ssd_follow.c,
+ *   ssd_check.c, ssd_tier.c: what tier_ssd.h promises
  */
 #ifndef TIER_SSD_SSD_PRIV_H
 #define TIER_SSD_SSD_PRIV_H
@@ -681,7 +683,6 @@ void ssd_set_error(char *error_out, size_t error_bytes, const char *format, ...)
 
 /* ------------------------------------------------------------------------ contexts ------- */
 
-struct ssd_append_context; /* ssd_append.c */
 MUST_USE enum umbp_status ssd_append_context_create(struct ssd_tier *tier, struct ssd_io **io_out);
 MUST_USE enum umbp_status ssd_read_context_create(struct ssd_tier *tier, uint32_t depth,
                                                   struct ssd_io **io_out);

@@ -15,6 +15,7 @@
 #define IO_BYTES_MAX (64u << 20)
 #define IO_TIMEOUT_MS_DEFAULT 30000u
 #define SEGMENTS_PER_TIER_MIN 8u
+#define ARENA_BYTES_MIN (64u * 1024u)
 
 struct open_state {
     const struct ssd_options *options;
@@ -238,11 +239,13 @@ static enum umbp_status make_contexts(struct ssd_tier *tier, const struct ssd_op
 static enum umbp_status make_arenas(struct ssd_tier *tier)
 {
     size_t blocks = (size_t)(tier->segment_bytes / SSD_BLOCK_BYTES);
+    /* A quarter holds the keys of any records but the shortest under the longest keys; a segment
+     * whose arena is full counts as full. */
+    size_t bytes = (size_t)u64_max(tier->segment_bytes / 4, ARENA_BYTES_MIN);
     for (unsigned i = 0; i < SSD_ARENAS && !tier->read_only; i++) {
         struct ssd_arena *arena = &tier->arenas[i];
-        /* A record's entry is never larger than the record and its share of the footer. */
-        arena->data = mem_map((size_t)tier->segment_bytes);
-        arena->capacity = arena->data ? (size_t)tier->segment_bytes : 0;
+        arena->data = mem_map(bytes);
+        arena->capacity = arena->data ? bytes : 0;
         arena->failed_bytes = (blocks / 64 + 1) * sizeof(uint64_t);
         arena->failed = mem_zalloc(arena->failed_bytes);
         if (!arena->data || !arena->failed) {
