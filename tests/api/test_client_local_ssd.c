@@ -5,11 +5,11 @@
  */
 #include "contract.h"
 
-static const char *const on_commit[] = {"ssd.bytes", "256MiB", "ssd.segment_bytes", "16MiB", NULL};
+static const char *const on_commit[] = {"ssd.bytes", "64MiB", "ssd.segment_bytes", "2MiB", NULL};
 static const char *const on_evict[] = {"ssd.bytes",
-                                       "256MiB",
+                                       "64MiB",
                                        "ssd.segment_bytes",
-                                       "16MiB",
+                                       "2MiB",
                                        "copy.mode",
                                        "on_evict",
                                        "ssd.durability",

@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /* The numbered events and the snapshot: together they tell the present state, always. */
-#include "store_support.h"
+#include "store_rig.h"
 
 #include <pthread.h>
 #include <stdatomic.h>
@@ -317,6 +317,69 @@ static void a_snapshot_amid_changes_and_the_events_since_make_the_present_state(
     }
 }
 
+static void the_same_holds_with_an_ssd_that_copies_reclaims_and_promotes(void **state)
+{
+    (void)state;
+    for (unsigned round = 0; round < (test_is_slow() ? 2 : 6); round++) {
+        struct rig rig = rig_make();
+        struct mutator mutators[4];
+        struct model *models[4];
+        uint64_t sequences[4];
+        pthread_t threads[4];
+        struct named named;
+        rig.options.dram.bytes = MIB;
+        rig.options.event_bytes = 64 * MIB;
+        rig.options.ssd.bytes = 4 * MIB;
+        rig.options.ssd.segment_bytes = 256 * KIB;
+        rig.options.promote_on_read = round % 2;
+        rig.options.copy_mode = round % 3 ? STORE_COPY_ON_COMMIT : STORE_COPY_ON_EVICT;
+        rig_open(&rig);
+        for (unsigned i = 0; i < 4; i++) {
+            mutators[i] = (struct mutator){.store = rig.store,
+                                           .stream = round * 10 + i,
+                                           .rounds = test_is_slow() ? 1000 : 5000};
+            assert_int_equal(pthread_create(&threads[i], NULL, mutate, &mutators[i]), 0);
+        }
+        for (unsigned i = 0; i < 4; i++) {
+            models[i] = calloc(1, sizeof(*models[i]));
+            assert_ok(store_snapshot(rig.store, apply_snapshot, models[i], &sequences[i]));
+            for (uint64_t k = 0; k < MODEL_KEYS; k += 3) { /* promotes */
+                struct umbp_entry_info info;
+                struct umbp_key key = name_key(&named, "m", k);
+                if (store_stat(rig.store, key, &info) == UMBP_OK) {
+                    unsigned char data[9000];
+                    struct umbp_get_item item = {.key = key, .data = data, .bytes = info.bytes};
+                    enum umbp_status status;
+                    assert_ok(store_batch_get(rig.store, &item, 1, &status));
+                }
+            }
+        }
+        for (unsigned i = 0; i < 4; i++) {
+            pthread_join(threads[i], NULL);
+            assert_int_equal(mutators[i].wrong, 0);
+        }
+        assert_ok(store_flush(rig.store, soon()));
+        await_stat(rig.store, "copies.waiting", 0, 0);
+        /* Copiers and upkeep may still be at it: until nothing happens any more. */
+        uint64_t before = 1;
+        uint64_t after = 0;
+        while (before != after) {
+            struct store_event event;
+            before = after ? after : 1;
+            after = before;
+            while (store_event_next(rig.store, &after, &event) == UMBP_OK) {
+            }
+            test_sleep_ms(20);
+        }
+        for (unsigned i = 0; i < 4; i++) {
+            replay(rig.store, models[i], sequences[i]);
+            assert_model_is_present(rig.store, models[i]);
+            free(models[i]);
+        }
+        rig_finish(&rig);
+    }
+}
+
 static bool refuse_third(void *context, const struct store_event *event)
 {
     (void)event;
@@ -381,6 +444,7 @@ int main(void)
         cmocka_unit_test(a_reader_that_fell_behind_is_told_and_what_is_left_has_no_gap),
         cmocka_unit_test(a_wait_ends_with_the_event_with_its_deadline_or_with_the_store),
         cmocka_unit_test(a_snapshot_amid_changes_and_the_events_since_make_the_present_state),
+        cmocka_unit_test(the_same_holds_with_an_ssd_that_copies_reclaims_and_promotes),
         cmocka_unit_test(a_snapshot_is_cancelled_by_its_visitor),
         cmocka_unit_test(a_snapshot_misses_nothing_while_the_index_grows_under_it),
     };
