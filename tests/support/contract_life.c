@@ -291,14 +291,14 @@ static void clients_one_after_the_other_leave_no_mapping_behind(void **state)
     if (test_is_slow()) {
         skip(); /* the sanitizers map on their own, and look for leaks themselves */
     }
-    for (unsigned i = 0; i < 5; i++) {
+    for (unsigned i = 0; i < 3; i++) {
         live_once();
     }
     unsigned long before = mapped_kib();
-    for (unsigned i = 0; i < 20; i++) {
+    for (unsigned i = 0; i < 12; i++) {
         live_once();
     }
-    /* A tier that stayed mapped, or a thread's stack, would be 80 MiB by now. */
+    /* A tier that stayed mapped, or a thread's stack, would be 48 MiB by now. */
     assert_in_range(mapped_kib(), 0, before + 20 * 1024);
 }
 
