@@ -11,7 +11,10 @@
 #include "base/mem.h"
 
 #define NAME_BYTES_MAX 15
-#define BACKGROUND_NICE 10
+/* A third of a normal thread's share: callers go first, but a flush that waits for a copier on a
+ * busy machine must not wait for ever. An unprivileged thread can't be raised again when it is
+ * needed. */
+#define BACKGROUND_NICE 5
 /* The kernel refuses a mask smaller than its own; no machine has more processors than this. */
 #define CPUS_MAX (1 << 20)
 
@@ -31,7 +34,9 @@ static void *thread_main(void *argument)
     (void)pthread_setname_np(pthread_self(), start.name);
     if (start.background) {
         /* On Linux the priority is the thread's own. Not allowed is not an error. */
-        (void)setpriority(PRIO_PROCESS, (id_t)gettid(), BACKGROUND_NICE);
+        if (getpriority(PRIO_PROCESS, (id_t)gettid()) < BACKGROUND_NICE) {
+            (void)setpriority(PRIO_PROCESS, (id_t)gettid(), BACKGROUND_NICE);
+        }
     }
     return start.run(start.context);
 }
