@@ -67,5 +67,7 @@ size_t test_resident_bytes(void);
 /* True under AddressSanitizer, ThreadSanitizer or valgrind: use smaller rounds, no timing limits.
  */
 bool test_is_slow(void);
+/* What it does not have: io_uring as a test of its own would use it. */
+bool test_is_valgrind(void);
 
 #endif

@@ -109,12 +109,17 @@ size_t test_resident_bytes(void)
 #endif
 #endif
 
+bool test_is_valgrind(void)
+{
+    const char *preload = getenv("LD_PRELOAD");
+    return preload != NULL && strstr(preload, "valgrind") != NULL;
+}
+
 bool test_is_slow(void)
 {
 #ifdef BUILT_SLOW
     return true;
 #else
-    const char *preload = getenv("LD_PRELOAD");
-    return preload != NULL && strstr(preload, "valgrind") != NULL;
+    return test_is_valgrind();
 #endif
 }

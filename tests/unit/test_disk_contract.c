@@ -40,6 +40,16 @@ static struct disk *make_driver(const char *driver)
     return disk;
 }
 
+/* valgrind does not see what the kernel writes into a registered buffer. */
+static uint8_t *zeroed_blocks(size_t bytes)
+{
+    uint8_t *memory = aligned_alloc(BLOCK, bytes);
+    if (memory) {
+        memset(memory, 0, bytes);
+    }
+    return memory;
+}
+
 static bool rig_init(struct rig *rig, void **state)
 {
     rig->driver = *state;
@@ -283,7 +293,7 @@ static void a_queue_carries_gathered_writes_and_fixed_reads(void **state)
         skip();
     }
     struct disk_queue *queue;
-    uint8_t *memory = aligned_alloc(BLOCK, 2 * DEPTH * PIECE);
+    uint8_t *memory = zeroed_blocks(2 * DEPTH * PIECE);
     uint8_t *buffers = memory + DEPTH * PIECE;
     struct iovec buffer = {.iov_base = buffers, .iov_len = DEPTH * PIECE};
     struct disk_queue_options options = {.depth = DEPTH, .buffers = &buffer, .buffer_count = 1};
@@ -341,7 +351,7 @@ static void a_read_at_the_end_is_short_and_ok(void **state)
     struct disk_queue *queue;
     struct disk_queue_options options = {.depth = 1};
     struct disk_request request;
-    uint8_t *memory = aligned_alloc(BLOCK, PIECE);
+    uint8_t *memory = zeroed_blocks(PIECE);
     struct disk_file file = rig_open(&rig, "a", NEW | DISK_OPEN_DIRECT);
     struct disk_file plain = rig_open(&rig, "b", NEW);
     memset(memory, 3, PIECE);
@@ -382,7 +392,7 @@ static void failed_requests_do_not_wedge_the_queue(void **state)
     struct disk_request *list[4];
     struct disk_request *done[4];
     struct iovec iovs[4];
-    uint8_t *memory = aligned_alloc(BLOCK, 4 * BLOCK);
+    uint8_t *memory = zeroed_blocks(4 * BLOCK);
     struct disk_file file = rig_open(&rig, "a", NEW);
     disk_close(rig.disk, file);
     file = rig_open(&rig, "a", 0); /* not for writing */
