@@ -139,6 +139,14 @@ static enum umbp_status seal_file(struct ssd_tier *tier, struct ssd_io *io,
                                   uint64_t *file_bytes_out)
 {
     struct ssd_footer_writer writer;
+    if (loaded->is_headless && ssd_io_service_is_free(io, DEADLINE_NEVER)) {
+        ssd_header_encode(&tier->identity, loaded->id, io->service->buffer);
+        enum umbp_status status = ssd_io_run(io, DISK_WRITE, file, NULL, 0, SSD_BLOCK_BYTES,
+                                             DEADLINE_NEVER, NULL);
+        if (status != UMBP_OK) {
+            return status;
+        }
+    }
     ssd_footer_begin(&writer, io, file, NULL, &tier->identity, loaded->id, loaded->footer_block,
                      DEADLINE_NEVER);
     for (uint32_t page = 0; page < loaded->pages.count; page++) {

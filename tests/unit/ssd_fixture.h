@@ -35,6 +35,8 @@ struct fx {
     struct ssd_recovery recovery;
     struct fx_slot index[FX_KEYS]; /* what the log told, or what was appended */
     uint64_t generation;
+    bool is_opening;
+    uint64_t told; /* the last generation told while opening */
     char error[512];
 };
 
@@ -52,6 +54,8 @@ static inline void fx_note(void *context, const struct ssd_record_info *info)
 {
     struct fx *fx = context;
     uint32_t number = 0;
+    assert_true(!fx->is_opening || fx->told <= info->generation); /* in ascending order */
+    fx->told = info->generation;
     assert_true(info->key.bytes >= 4);
     memcpy(&number, info->key.data, 4);
     assert_true(number < FX_KEYS);
@@ -108,7 +112,12 @@ static inline enum umbp_status fx_try_open(struct fx *fx)
     struct ssd_visitor visitor = fx_visitor(fx);
     memset(fx->index, 0, sizeof(fx->index));
     fx->options.disk = fx->disk;
-    return ssd_open(&fx->options, &visitor, &fx->tier, &fx->recovery, fx->error, sizeof(fx->error));
+    fx->told = 0;
+    fx->is_opening = true;
+    enum umbp_status status =
+        ssd_open(&fx->options, &visitor, &fx->tier, &fx->recovery, fx->error, sizeof(fx->error));
+    fx->is_opening = false;
+    return status;
 }
 
 static inline void fx_open(struct fx *fx)
@@ -237,6 +246,20 @@ static inline void fx_check_all(struct fx *fx)
     }
 }
 
+/* For tests that make the log warn thousands of times. */
+static inline void fx_no_line(void *context, enum umbp_log_level level, const char *line)
+{
+    (void)context;
+    (void)level;
+    (void)line;
+}
+static inline int fx_quiet(void **state)
+{
+    (void)state;
+    umbp_log_set(UMBP_LOG_ERROR, fx_no_line, NULL);
+    return 0;
+}
+
 /* ------------------------------------------------------------------------ reclaim -------- */
 
 #define FX_MOVE_MAX 4096u
@@ -353,8 +376,9 @@ static inline enum umbp_status fx_reclaim(struct fx *fx)
 
 static inline struct disk *fx_memory_disk(void)
 {
+    static uint64_t count; /* each disk has chances of its own */
     struct disk *disk;
-    assert_ok(disk_memory_create(test_seed(), &disk));
+    assert_ok(disk_memory_create(test_seed() + count++, &disk));
     return disk;
 }
 

@@ -213,11 +213,11 @@ static void staged_padding_holds_zeros_and_no_other_value(void **state)
     struct ssd_append append = an_append("secret", 6, ++fx.generation, &iov, 1);
     assert_ok(ssd_append(fx.tier, &append, 1, false, fx_soon()));
     assert_ok(ssd_clear(fx.tier, ++fx.generation, fx_soon()));
-    uint8_t byte = 1;
-    for (unsigned size = 1; size < 30; size++) {
-        struct iovec small[2] = {{&byte, 1}, {secret, size % 2 ? 0 : 1}};
-        memset(secret, 2, 1);
-        append = an_append("k", 1, ++fx.generation, small, 2);
+    uint8_t plain[6001];
+    memset(plain, 2, sizeof(plain));
+    for (unsigned size = 4090; size < 6000; size += 191) { /* not aligned: staged, with a tail */
+        struct iovec piece = {plain + 1, size};
+        append = an_append("k", 1, ++fx.generation, &piece, 1);
         assert_ok(ssd_append(fx.tier, &append, 1, false, fx_soon()));
         (void)snprintf(path, sizeof(path), "d/%016x.seg", append.location.segment);
     }

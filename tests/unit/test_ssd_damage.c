@@ -317,5 +317,5 @@ int main(void)
         cmocka_unit_test(two_versions_of_a_key_leave_the_newer_one),
         cmocka_unit_test(bytes_of_another_record_are_never_given),
     };
-    return cmocka_run_group_tests(tests, NULL, NULL);
+    return cmocka_run_group_tests(tests, fx_quiet, NULL);
 }

@@ -247,6 +247,34 @@ static void no_space_in_the_middle_of_a_write_loses_that_group_only(void **state
     disk_destroy(fx.disk);
 }
 
+static void a_segment_that_can_not_be_made_leaves_no_file_open(void **state)
+{
+    (void)state;
+    struct fx fx;
+    struct disk *inner;
+    char *directory = test_dir_create();
+    assert_ok(disk_posix_create(0, &inner));
+    fx_init(&fx, fx_faulty(inner), directory);
+    options_small(&fx);
+    fx_open(&fx);
+    unsigned files = test_fd_count();
+    for (unsigned i = 0; i < 20; i++) {
+        add_fault(&fx, i % 2 ? DISK_CALL_ALLOCATE : DISK_CALL_WRITE, i % 2 ? 1 : 2, 1,
+                  UMBP_NO_SPACE);
+        enum umbp_status status = fx_put(&fx, 1, 100);
+        assert_true(status == UMBP_NO_SPACE || i % 2 == 0);
+        disk_fault_clear(fx.disk);
+        if (status == UMBP_OK) {
+            assert_ok(ssd_clear(fx.tier, ++fx.generation, fx_soon()));
+            memset(fx.index, 0, sizeof(fx.index));
+        }
+        assert_int_equal(test_fd_count(), files);
+    }
+    fx_close(&fx);
+    disk_destroy(fx.disk);
+    test_dir_remove(directory);
+}
+
 static void a_file_system_without_preallocation_serves_too(void **state)
 {
     (void)state;
@@ -510,6 +538,7 @@ int main(void)
         cmocka_unit_test(an_error_at_every_call_of_an_open_leaks_nothing),
         cmocka_unit_test(a_full_disk_says_no_space_and_takes_more_after_a_release),
         cmocka_unit_test(no_space_in_the_middle_of_a_write_loses_that_group_only),
+        cmocka_unit_test(a_segment_that_can_not_be_made_leaves_no_file_open),
         cmocka_unit_test(a_file_system_without_preallocation_serves_too),
         cmocka_unit_test(a_read_that_hangs_times_out_and_the_next_one_works),
         cmocka_unit_test(a_write_that_hangs_times_out_and_appends_go_on),
@@ -518,5 +547,5 @@ int main(void)
         cmocka_unit_test(the_steady_data_path_allocates_nothing),
         cmocka_unit_test(when_every_slot_hangs_callers_time_out_until_one_returns),
     };
-    return cmocka_run_group_tests(tests, NULL, NULL);
+    return cmocka_run_group_tests(tests, fx_quiet, NULL);
 }
