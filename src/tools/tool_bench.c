@@ -102,7 +102,7 @@ const struct tool tool_bench = {
         "larger than the caches; twice --dram of memory is used in all. The SSD benches run in a\n"
         "temporary directory below --ssd-dir (else below the working directory), which is removed\n"
         "at the end; --ssd 0 leaves them out. A missed bar is no failure unless --strict is\n"
-        "given. Takes about three minutes.\n"
+        "given. Takes one to two minutes.\n"
         "\n"
         "  umbp bench local\n"
         "  umbp bench local --only batch,index --repeat 31\n"
