@@ -95,6 +95,25 @@ void *mem_map(size_t bytes)
     return block == MAP_FAILED ? NULL : block;
 }
 
+#define HUGE_BYTES ((size_t)2 << 20)
+
+void *mem_map_huge(size_t bytes)
+{
+    size_t whole = (bytes + 4095) & ~(size_t)4095;
+    if (bytes < HUGE_BYTES || whole < bytes) {
+        return mem_map(bytes);
+    }
+    char *map = mem_map(whole + HUGE_BYTES);
+    if (map == NULL) {
+        return NULL;
+    }
+    size_t before = (size_t)(-(uintptr_t)map) % HUGE_BYTES;
+    mem_unmap(before > 0 ? map : NULL, before);
+    mem_unmap(map + before + whole, HUGE_BYTES - before);
+    (void)madvise(map + before, whole, MADV_HUGEPAGE); /* a wish */
+    return map + before;
+}
+
 void mem_unmap(void *block, size_t bytes)
 {
     if (block != NULL) {

@@ -24,7 +24,10 @@ void mem_free(void *block);
  * large tables and I/O buffers. Counted and failed like the others.
  */
 MUST_USE void *mem_map(size_t bytes);
-void mem_unmap(void *block, size_t bytes);
+/* The same in huge pages where the system gives them, from a multiple of 2 MiB on. For I/O buffers:
+ * the device then sees one piece, not one for every 4 KiB. */
+MUST_USE void *mem_map_huge(size_t bytes);
+void mem_unmap(void *block, size_t bytes); /* of either */
 
 /*
  * Tests only: called before each allocation; returning false makes it fail. NULL takes it away.

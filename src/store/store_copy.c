@@ -21,7 +21,8 @@
 #include "store/store_priv.h"
 
 #define COPIER_IOVS 4096u
-#define COPY_TRIES 3
+/* Rounds of reclaim without getting any of the room: others may take it again and again. */
+#define COPY_TRIES 64
 #define IDLE_WAIT_MS 1000u
 
 struct copier {

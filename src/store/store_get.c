@@ -87,6 +87,8 @@ static uint64_t bytes_asked(const struct umbp_range_item *item)
     return sum;
 }
 
+#define VALUE_LINES_AHEAD 8u
+
 /* Under the shard's lock: pin what was found, or say why not. UMBP_OK: it is among the hits. */
 static enum umbp_status pin_hit(struct get_chunk *chunk, struct shard *shard, uint32_t handle,
                                 uint32_t index)
@@ -112,6 +114,11 @@ static enum umbp_status pin_hit(struct get_chunk *chunk, struct shard *shard, ui
     };
     index_ref(entry);
     if (entry->flags & ENTRY_LISTED) {
+        /* The value's first lines come while the policy waits for the entry's neighbours. */
+        const char *value = dram_piece_at(chunk->store->dram, &entry->block, 0, NULL).data;
+        for (size_t i = 0; i < VALUE_LINES_AHEAD; i++) {
+            __builtin_prefetch(value + i * CACHE_LINE);
+        }
         policy_access(chunk->store, shard, handle);
         shard->counters.hits_dram++;
         shard->counters.bytes_dram_out += bytes_asked(item);

@@ -140,8 +140,8 @@ uint32_t index_find(const struct shard *shard, struct fingerprint print, struct 
         for (uint32_t hits = matching_slots(bucket, tag); hits; hits &= hits - 1) {
             uint32_t handle = bucket->handles[__builtin_ctz(hits)];
             const struct entry *entry = index_entry(shard, handle);
-            if (entry->print.high == print.high && entry->print.low == print.low &&
-                entry->key_bytes == key.bytes && !memcmp(entry->key, key.data, key.bytes)) {
+            /* Not the fingerprint: its cache line is another, and the key says it all. */
+            if (entry->key_bytes == key.bytes && !memcmp(entry->key, key.data, key.bytes)) {
                 return handle;
             }
         }
@@ -154,12 +154,19 @@ uint32_t index_find(const struct shard *shard, struct fingerprint print, struct 
 
 void index_prefetch_entry(const struct shard *shard, struct fingerprint print)
 {
-    const struct bucket *bucket = &table_of(shard)[print.low & mask_of(shard)];
-    uint32_t hits = matching_slots(bucket, tag_of(print));
-    if (hits) {
-        const char *entry = (const char *)index_entry(shard, bucket->handles[__builtin_ctz(hits)]);
+    const struct bucket *buckets = table_of(shard);
+    uint64_t mask = mask_of(shard);
+    uint64_t at = print.low & mask;
+    uint8_t tag = tag_of(print);
+    uint32_t hits = matching_slots(&buckets[at], tag);
+    if (UNLIKELY(!hits) && buckets[at].overflow) { /* it is probably next door */
+        at = (at + 1) & mask;
+        hits = matching_slots(&buckets[at], tag);
+    }
+    for (; hits; hits &= hits - 1) { /* one in forty looks has a false one before the right one */
+        const char *entry =
+            (const char *)index_entry(shard, buckets[at].handles[__builtin_ctz(hits)]);
         __builtin_prefetch(entry + offsetof(struct entry, key_bytes));
-        __builtin_prefetch(entry + offsetof(struct entry, key_bytes) + CACHE_LINE);
         __builtin_prefetch(entry + sizeof(struct entry) + 64 + 5); /* a hash in hex and a suffix */
     }
 }

@@ -80,6 +80,11 @@ static void exists_chunk(struct store *store, const struct umbp_key *keys, size_
         found_out[i] = key_is_valid(keys[i]);
         if (found_out[i]) {
             look.prints[i] = index_print(store, keys[i]);
+        }
+    }
+    /* A loop of its own: many requests get under way before the first stalls what comes behind. */
+    for (size_t i = 0; i < count; i++) {
+        if (found_out[i]) {
             index_prefetch(store, look.prints[i]);
         }
     }

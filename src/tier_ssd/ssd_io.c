@@ -64,7 +64,8 @@ enum umbp_status ssd_io_create(const struct ssd_io_options *options, struct ssd_
     }
     io->options = *options;
     io->memory_bytes = (size_t)all * options->slot_bytes;
-    io->memory = mem_map(io->memory_bytes);
+    io->memory =
+        options->register_buffers ? mem_map_huge(io->memory_bytes) : mem_map(io->memory_bytes);
     io->slots = mem_calloc(all, sizeof(*io->slots));
     io->iovs = mem_calloc((size_t)all * options->iov_max, sizeof(*io->iovs));
     io->batch = mem_calloc(all, sizeof(struct disk_request *));
