@@ -14,11 +14,6 @@
 
 #include "store/store_priv.h"
 
-bool key_is_valid(struct umbp_key key)
-{
-    return key.data && key.bytes >= UMBP_KEY_BYTES_MIN && key.bytes <= UMBP_KEY_BYTES_MAX;
-}
-
 void fill_statuses(enum umbp_status *statuses, size_t count, enum umbp_status status)
 {
     for (size_t i = 0; i < count; i++) {

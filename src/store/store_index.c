@@ -96,14 +96,13 @@ size_t index_page_stem(const void *key, size_t bytes)
     return hash_bytes;
 }
 
-struct fingerprint index_print(const struct store *store, struct umbp_key key)
+/* Placed by the page that the key is of. */
+struct fingerprint index_print_of_page(const struct store *store, struct umbp_key key)
 {
     struct fingerprint print = hash_key(key.data, key.bytes, store->options.hash_seed);
-    if (store->policy->groups_pages) {
-        size_t stem = index_page_stem(key.data, key.bytes);
-        if (stem < key.bytes) {
-            print.low = hash_key(key.data, stem, store->options.hash_seed).low;
-        }
+    size_t stem = index_page_stem(key.data, key.bytes);
+    if (stem < key.bytes) {
+        print.low = hash_key(key.data, stem, store->options.hash_seed).low;
     }
     return print;
 }

@@ -302,7 +302,14 @@ MUST_USE enum umbp_status index_create(struct store *store);
 void index_destroy(struct store *store);
 
 /* The fingerprint: `low` places (shard and bucket), `high` identifies. */
-struct fingerprint index_print(const struct store *store, struct umbp_key key);
+struct fingerprint index_print_of_page(const struct store *store, struct umbp_key key);
+static inline struct fingerprint index_print(const struct store *store, struct umbp_key key)
+{
+    if (UNLIKELY(store->policy->groups_pages)) {
+        return index_print_of_page(store, key);
+    }
+    return hash_key(key.data, key.bytes, store->options.hash_seed);
+}
 /* How many bytes of a key name its page, suffixes of rank and k/v left out (store_index.c). */
 size_t index_page_stem(const void *key, size_t bytes);
 static inline struct shard *index_shard(struct store *store, struct fingerprint print)
@@ -351,7 +358,10 @@ static inline bool index_is_unpinned(const struct entry *entry)
 
 /* --------------------------------------------------------------------- shared steps ------ */
 
-bool key_is_valid(struct umbp_key key);
+static inline bool key_is_valid(struct umbp_key key)
+{
+    return key.data && key.bytes >= UMBP_KEY_BYTES_MIN && key.bytes <= UMBP_KEY_BYTES_MAX;
+}
 void fill_statuses(enum umbp_status *statuses, size_t count, enum umbp_status status);
 uint64_t store_deadline(const struct store *store);
 static inline uint64_t store_stamp(struct store *store)
