@@ -158,8 +158,9 @@ static void look_up(struct get_chunk *chunk, uint32_t index, bool count_miss)
 static void copy_out(struct get_chunk *chunk, const struct hit *hit)
 {
     const struct umbp_range_item *item = &chunk->items[hit->item];
+    uint32_t cursor = 0; /* ranges in order make one walk */
+
     for (size_t r = 0; r < item->range_count; r++) {
-        uint32_t cursor = 0;
         uint64_t done = 0;
         while (done < item->ranges[r].bytes) {
             struct dram_piece piece = dram_piece_at(chunk->store->dram, &hit->block,

@@ -106,8 +106,8 @@ static void copy_in(struct copy_list *list, const struct put_value *value,
                     const struct umbp_range *ranges, size_t range_count)
 {
     const struct dram_tier *dram = list->store->dram;
+    uint32_t cursor = 0; /* ranges in order make one walk */
     for (size_t r = 0; r < range_count; r++) {
-        uint32_t cursor = 0;
         uint64_t done = 0;
         while (done < ranges[r].bytes) {
             struct dram_piece piece =
