@@ -173,7 +173,7 @@ struct store_pin {
 };
 
 /* UMBP_OK, UMBP_NOT_FOUND, UMBP_SIZE_MISMATCH (`bytes` 0 takes any size). Counts as an access
- * unless `quiet`. With `promote`, an SSD value is first brought into DRAM if there is room. */
+ * unless `quiet`. */
 MUST_USE enum umbp_status store_pin(struct store *store, struct umbp_key key, uint64_t bytes,
                                     bool quiet, struct store_pin *pin_out);
 void store_unpin(struct store *store, struct store_pin *pin); /* idempotent */
