@@ -262,10 +262,14 @@ static unsigned place_units(struct append_writer *writer, struct ssd_segment *se
 static bool reserve_pause(struct append_writer *writer)
 {
     struct ssd_tier *tier = writer->tier;
+    if (!writer->holds[0].segment && !writer->holds[1].segment) {
+        /* The lock is not let go in between, or what is waited for could happen unnoticed. */
+        return ssd_wait_changed(tier, writer->deadline_ns);
+    }
     mutex_unlock(&tier->mutex);
-    bool had = writer_settle_all(writer);
+    (void)writer_settle_all(writer);
     mutex_lock(&tier->mutex);
-    return had ? !writer->is_broken : ssd_wait_changed(tier, writer->deadline_ns);
+    return !writer->is_broken;
 }
 
 /* (locked, on return too) Make a segment. */
