@@ -70,7 +70,7 @@ static bool hold_sync(struct append_writer *writer, struct append_hold *hold)
     enum umbp_status status =
         ssd_segment_sync(writer->tier, writer->io, hold->segment, writer->deadline_ns);
     if (status != UMBP_OK) {
-        append_items_fail(writer, hold->first_item, hold->end_item, status);
+        ssd_append_items_fail(writer, hold->first_item, hold->end_item, status);
     }
     return status == UMBP_OK;
 }
@@ -86,7 +86,7 @@ static bool hold_account(struct append_writer *writer, struct append_hold *hold)
             continue; /* was never placed */
         }
         if (segment->is_gone) {
-            append_item_fail(item, UMBP_STALE);
+            ssd_append_item_fail(item, UMBP_STALE);
         }
         if (item->status != UMBP_OK) {
             ssd_arena_fail(segment->arena, item->location.block);
@@ -113,7 +113,7 @@ static void hold_settle(struct append_writer *writer, struct append_hold *hold)
     if (!segment) {
         return;
     }
-    while (hold->pending > 0 && append_wait_slot(writer)) {
+    while (hold->pending > 0 && ssd_append_wait_slot(writer)) {
     }
     ASSERT(hold->pending == 0);
     (void)hold_sync(writer, hold);
@@ -141,9 +141,9 @@ static bool writer_settle_all(struct append_writer *writer)
     struct append_hold *other = &writer->holds[1 - writer->current];
     bool had = hold_now(writer)->segment || other->segment;
     if (writer->is_broken) {
-        append_discard_slot(writer);
+        ssd_append_discard_slot(writer);
     } else {
-        append_submit_slot(writer);
+        ssd_append_submit_slot(writer);
     }
     hold_settle(writer, other);
     hold_settle(writer, hold_now(writer));
@@ -373,7 +373,7 @@ static void writer_run(struct append_writer *writer)
             if (status != UMBP_OK) {
                 bool only_this =
                     (units[0].need.blocks + 3) * SSD_BLOCK_BYTES > writer->tier->segment_bytes;
-                append_items_fail(
+                ssd_append_items_fail(
                     writer, units[0].first,
                     only_this && status == UMBP_NO_SPACE ? units[0].end : writer->count, status);
                 if (!only_this || status != UMBP_NO_SPACE) {
@@ -383,10 +383,10 @@ static void writer_run(struct append_writer *writer)
                 continue;
             }
             for (unsigned i = 0; i < placed; i++) {
-                append_fill_entries(writer, &units[i]);
+                ssd_append_fill_entries(writer, &units[i]);
             }
             for (unsigned i = 0; i < placed; i++) {
-                append_emit(writer, &units[i]);
+                ssd_append_emit(writer, &units[i]);
             }
             done += placed;
             if (writer->io->busy_count > 0) { /* while the device is busy anyhow */

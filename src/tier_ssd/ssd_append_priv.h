@@ -52,19 +52,19 @@ static inline struct append_hold *hold_now(struct append_writer *writer)
 }
 
 /* The item fails, unless it has already. */
-void append_item_fail(struct ssd_append *item, enum umbp_status status);
-void append_items_fail(struct append_writer *writer, size_t first, size_t end,
-                       enum umbp_status status);
+void ssd_append_item_fail(struct ssd_append *item, enum umbp_status status);
+void ssd_append_items_fail(struct append_writer *writer, size_t first, size_t end,
+                           enum umbp_status status);
 /* Wait for one slot in flight; false when there is none, or time is up (then nothing is in flight
  * any more, and the writer is broken). */
-bool append_wait_slot(struct append_writer *writer);
+bool ssd_append_wait_slot(struct append_writer *writer);
 /* Send the open slot off, if there is one. */
-void append_submit_slot(struct append_writer *writer);
+void ssd_append_submit_slot(struct append_writer *writer);
 /* Throw away what is in the open slot: its items fail. */
-void append_discard_slot(struct append_writer *writer);
+void ssd_append_discard_slot(struct append_writer *writer);
 /* The footer's entries of a unit that was just placed; the checksum comes with emitting. */
-void append_fill_entries(struct append_writer *writer, struct append_unit *unit);
+void ssd_append_fill_entries(struct append_writer *writer, struct append_unit *unit);
 /* The unit's record into slots, which go out as they fill. */
-void append_emit(struct append_writer *writer, struct append_unit *unit);
+void ssd_append_emit(struct append_writer *writer, struct append_unit *unit);
 
 #endif

@@ -6,18 +6,18 @@
  */
 #include "tier_ssd/ssd_append_priv.h"
 
-void append_item_fail(struct ssd_append *item, enum umbp_status status)
+void ssd_append_item_fail(struct ssd_append *item, enum umbp_status status)
 {
     if (item->status == UMBP_OK) {
         item->status = status;
     }
 }
 
-void append_items_fail(struct append_writer *writer, size_t first, size_t end,
-                       enum umbp_status status)
+void ssd_append_items_fail(struct append_writer *writer, size_t first, size_t end,
+                           enum umbp_status status)
 {
     for (size_t i = first; i < end; i++) {
-        append_item_fail(&writer->appends[i], status);
+        ssd_append_item_fail(&writer->appends[i], status);
     }
 }
 
@@ -26,7 +26,7 @@ void append_items_fail(struct append_writer *writer, size_t first, size_t end,
 static void slot_ended(struct append_writer *writer, struct ssd_slot *slot)
 {
     if (slot->status != UMBP_OK) {
-        append_items_fail(writer, slot->first_item, slot->last_item + 1, slot->status);
+        ssd_append_items_fail(writer, slot->first_item, slot->last_item + 1, slot->status);
     }
     writer->holds[slot->hold].pending--;
     ssd_io_release(writer->io, slot);
@@ -39,7 +39,7 @@ static void writer_break(struct append_writer *writer)
     for (unsigned i = 0; i < io->options.slots; i++) {
         struct ssd_slot *slot = &io->slots[i];
         if (slot->state == SLOT_BUSY) {
-            append_items_fail(writer, slot->first_item, slot->last_item + 1, UMBP_TIMEOUT);
+            ssd_append_items_fail(writer, slot->first_item, slot->last_item + 1, UMBP_TIMEOUT);
             writer->holds[slot->hold].pending--;
         }
     }
@@ -48,7 +48,7 @@ static void writer_break(struct append_writer *writer)
 }
 
 /* Wait for one slot in flight; false when there is none, or time is up. */
-bool append_wait_slot(struct append_writer *writer)
+bool ssd_append_wait_slot(struct append_writer *writer)
 {
     struct ssd_slot *slot = ssd_io_next(writer->io, writer->deadline_ns);
     if (slot) {
@@ -61,7 +61,7 @@ bool append_wait_slot(struct append_writer *writer)
     return false;
 }
 
-void append_submit_slot(struct append_writer *writer)
+void ssd_append_submit_slot(struct append_writer *writer)
 {
     struct ssd_slot *slot = writer->slot;
     if (!slot) {
@@ -80,7 +80,7 @@ static bool slot_begin(struct append_writer *writer, uint64_t offset)
 {
     struct ssd_slot *slot = NULL;
     while (!writer->is_broken && !(slot = ssd_io_take(writer->io))) {
-        if (!append_wait_slot(writer) && !writer->is_broken &&
+        if (!ssd_append_wait_slot(writer) && !writer->is_broken &&
             !ssd_io_await_lost(writer->io, writer->deadline_ns)) {
             writer->is_broken = true;
         }
@@ -101,11 +101,11 @@ static bool slot_begin(struct append_writer *writer, uint64_t offset)
 }
 
 /* Throw away what is in the open slot: its items failed. */
-void append_discard_slot(struct append_writer *writer)
+void ssd_append_discard_slot(struct append_writer *writer)
 {
     if (writer->slot) {
-        append_items_fail(writer, writer->slot->first_item, writer->slot->last_item + 1,
-                          UMBP_TIMEOUT);
+        ssd_append_items_fail(writer, writer->slot->first_item, writer->slot->last_item + 1,
+                              UMBP_TIMEOUT);
         ssd_io_release(writer->io, writer->slot);
         writer->slot = NULL;
         writer->partial = 0;
@@ -144,7 +144,7 @@ static size_t slot_room(struct append_writer *writer)
         (writer->slot_bytes == writer->tier->io_bytes ||
          writer->iov_count == writer->io->options.iov_max)) {
         uint64_t offset = writer->slot_offset + writer->slot_bytes;
-        append_submit_slot(writer);
+        ssd_append_submit_slot(writer);
         writer->slot_offset = offset;
     }
     if (!writer->slot && !slot_begin(writer, writer->slot_offset)) {
@@ -223,7 +223,7 @@ static void entry_fill(struct ssd_arena_entry *entry, const struct ssd_append *i
 }
 
 /* The footer's entries of a unit that was just placed; the checksum comes with emitting. */
-void append_fill_entries(struct append_writer *writer, struct append_unit *unit)
+void ssd_append_fill_entries(struct append_writer *writer, struct append_unit *unit)
 {
     uint8_t *at = (uint8_t *)unit_entry(writer, unit);
     for (size_t i = unit->first; i < unit->end; i++) {
@@ -316,13 +316,13 @@ static void emit_tombstones(struct append_writer *writer, struct append_unit *un
     ssd_record_encode(&record, writer->tier->identity.tag, block);
 }
 
-void append_emit(struct append_writer *writer, struct append_unit *unit)
+void ssd_append_emit(struct append_writer *writer, struct append_unit *unit)
 {
     uint64_t offset = (uint64_t)unit->block * SSD_BLOCK_BYTES;
     struct ssd_slot *slot = writer->slot;
     if (slot &&
         (slot->hold != writer->current || writer->slot_offset + writer->slot_bytes != offset)) {
-        append_submit_slot(writer);
+        ssd_append_submit_slot(writer);
     }
     if (!writer->slot) {
         writer->slot_offset = offset;
@@ -337,7 +337,7 @@ void append_emit(struct append_writer *writer, struct append_unit *unit)
         }
     }
     if (writer->is_broken) {
-        append_discard_slot(writer);
-        append_items_fail(writer, unit->first, unit->end, UMBP_TIMEOUT);
+        ssd_append_discard_slot(writer);
+        ssd_append_items_fail(writer, unit->first, unit->end, UMBP_TIMEOUT);
     }
 }

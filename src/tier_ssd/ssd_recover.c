@@ -141,8 +141,8 @@ static enum umbp_status seal_file(struct ssd_tier *tier, struct ssd_io *io,
     struct ssd_footer_writer writer;
     if (loaded->is_headless && ssd_io_service_is_free(io, DEADLINE_NEVER)) {
         ssd_header_encode(&tier->identity, loaded->id, io->service->buffer);
-        enum umbp_status status = ssd_io_run(io, DISK_WRITE, file, NULL, 0, SSD_BLOCK_BYTES,
-                                             DEADLINE_NEVER, NULL);
+        enum umbp_status status =
+            ssd_io_run(io, DISK_WRITE, file, NULL, 0, SSD_BLOCK_BYTES, DEADLINE_NEVER, NULL);
         if (status != UMBP_OK) {
             return status;
         }
