@@ -100,7 +100,7 @@ static void a_full_queue_drops_copies_and_counts_them_and_a_flush_makes_up_for_i
     rig.options.copy_queue_depth = 1;
     rig.options.copy_workers = 1;
     const struct disk_fault slow = {
-        .call = DISK_CALL_WRITE, .first = 1, .times = 1, .action = DISK_FAULT_NEVER};
+        .call = DISK_CALL_WRITE, .first = 1, .times = 1u << 30, .action = DISK_FAULT_NEVER};
     rig_open(&rig);
     assert_true(disk_fault_add(rig.fault, &slow));
     for (uint64_t i = 0; i < 50; i++) { /* none of these puts waits for the disk */
@@ -359,6 +359,29 @@ static void a_value_too_large_for_the_ssd_stays_in_memory_and_fails_no_flush(voi
     rig_finish(&rig);
 }
 
+static void a_value_larger_than_segments_finds_room_on_a_full_ssd(void **state)
+{
+    struct rig rig = rig_make();
+    struct named named;
+    (void)state;
+    rig.options.ssd.bytes = 16 * MIB;
+    rig.options.ssd.segment_bytes = 256 * KIB;
+    rig_open(&rig);
+    for (uint64_t i = 0; i < 400; i++) {
+        assert_ok(put_value(rig.store, name_key(&named, "k", i), PAGE, i, 0));
+        if (i % 20 == 19) {
+            assert_ok(store_flush(rig.store, soon()));
+        }
+    }
+    empty_memory(rig.store);
+    assert_ok(put_value(rig.store, text_key("large"), 4 * MIB, 1, 0));
+    assert_ok(store_flush(rig.store, soon()));
+    assert_true(in_tier(rig.store, text_key("large"), STORE_TIER_SSD));
+    empty_memory(rig.store);
+    assert_ok(get_value(rig.store, text_key("large"), 4 * MIB, 1));
+    rig_finish(&rig);
+}
+
 /* --------------------------------------------------- the same key again and again ---------- */
 
 struct churner {
@@ -558,6 +581,7 @@ int main(void)
         cmocka_unit_test(values_in_use_outlive_those_that_are_not_when_segments_are_reclaimed),
         cmocka_unit_test(tombstones_and_small_values_do_not_clog_the_ssd),
         cmocka_unit_test(a_value_too_large_for_the_ssd_stays_in_memory_and_fails_no_flush),
+        cmocka_unit_test(a_value_larger_than_segments_finds_room_on_a_full_ssd),
         cmocka_unit_test(a_key_put_anew_while_its_last_value_is_copied_never_gives_that_ones_bytes),
         cmocka_unit_test(what_is_put_beside_a_clear_is_either_gone_or_wholly_there),
         cmocka_unit_test(a_flush_beside_removing_threads_comes_to_an_end),
