@@ -417,7 +417,14 @@ static enum umbp_status write_tombs(struct store *store, struct copier *copier, 
             .status = UMBP_TIMEOUT,
         };
     }
-    enum umbp_status status = ssd_append(store->ssd, copier->appends, count, true, deadline_ns);
+    /* Like values, they make room when there is none: the log's reserve is the reclaimer's. */
+    enum umbp_status status = ssd_append(store->ssd, copier->appends, count, false, deadline_ns);
+    for (int tries = 0; status == UMBP_NO_SPACE && tries < COPY_TRIES; tries++) {
+        if (reclaim_run(store, true, deadline_ns) != UMBP_OK) {
+            break;
+        }
+        status = ssd_append(store->ssd, copier->appends, count, false, deadline_ns);
+    }
     for (uint32_t i = 0; i < count; i++) {
         struct entry *entry = copier->entries[i];
         bool written = copier->appends[i].status == UMBP_OK;

@@ -298,6 +298,18 @@ static void reserve_retire(struct append_writer *writer, struct ssd_segment *seg
     }
 }
 
+/* (locked) What is left of the capacity may be less than a segment of the usual size, for others
+ * were sealed before they were full. Reclaim takes what there is: it must not get stuck. */
+static uint64_t reserve_size(const struct append_writer *writer, uint64_t least_bytes)
+{
+    const struct ssd_tier *tier = writer->tier;
+    uint64_t used = atomic_load_explicit(&tier->used_bytes, memory_order_relaxed);
+    uint64_t left =
+        align_down(tier->capacity_bytes - u64_min(used, tier->capacity_bytes), SSD_BLOCK_BYTES);
+    bool takes_less = writer->for_reclaim && left < tier->segment_bytes && left >= least_bytes;
+    return takes_less ? left : tier->segment_bytes;
+}
+
 static bool reserve_is_over(const struct append_writer *writer)
 {
     uint64_t used = atomic_load_explicit(&writer->tier->used_bytes, memory_order_relaxed);
@@ -338,7 +350,7 @@ static enum umbp_status writer_reserve(struct append_writer *writer, struct appe
             tier->spare = NULL;
             tier->has_tried_spare = false;
         } else {
-            status = reserve_make(writer, is_alone ? alone : tier->segment_bytes, &segment);
+            status = reserve_make(writer, is_alone ? alone : reserve_size(writer, alone), &segment);
             if (status == UMBP_OK && is_alone) {
                 placed = place_units(writer, segment, units, 1);
                 ASSERT(placed == 1);
