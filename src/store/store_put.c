@@ -52,6 +52,12 @@ static bool wait_for_room(struct store *store, bool others_write, uint64_t *give
     return true;
 }
 
+static bool others_are_busy(const struct store *store)
+{
+    return atomic_load_explicit(&store->writers, memory_order_relaxed) > 0 ||
+           atomic_load_explicit(&store->copying, memory_order_relaxed) > 0;
+}
+
 /*
  * Everything evictable may be gone for a moment: held by readers, or taken by other writers. Who
  * waits here holds nothing and does not count as a writer: or writers would wait for each other.
@@ -80,13 +86,15 @@ enum umbp_status alloc_blocks(struct store *store, const uint64_t *bytes, size_t
         }
         uint64_t need = footprints(bytes + done, count - done);
         uint64_t free_bytes = dram_bytes_free(store->dram);
-        /* Read before evicting: what a writer publishes after it can be evicted next time. */
-        bool others_write = atomic_load_explicit(&store->writers, memory_order_relaxed) > 0 ||
-                            atomic_load_explicit(&store->copying, memory_order_relaxed) > 0;
+        /* Whoever writes, or has published since, is about to leave something to evict. */
+        uint64_t published = atomic_load_explicit(&store->generation, memory_order_relaxed);
+        bool others_write = others_are_busy(store);
         if (need <= free_bytes || evict_bytes(store, need - free_bytes) > 0) {
             give_up_ns = 0;
             continue;
         }
+        others_write |= others_are_busy(store) ||
+                        published != atomic_load_explicit(&store->generation, memory_order_relaxed);
         if (done || !wait_for_room(store, others_write, &give_up_ns, patience)) {
             break; /* never wait while holding pages: write these first */
         }
