@@ -330,6 +330,57 @@ UMBP_EXPORT UMBP_MUST_USE enum umbp_status umbp_stats(struct umbp_client *client
                                                       struct umbp_stat_value *values_out,
                                                       size_t capacity, size_t *count_out);
 
+/* ---------------------------------------------------------------------- host memory ------ */
+
+/*
+ * Memory for an application's own pages, made as the memory tier's is: by mapping, in huge pages or
+ * in a file that other processes can map, near a NUMA node, touched ahead of use. It starts zeroed
+ * and stays out of core dumps. It belongs to no client. Nothing here is needed to use umbp.
+ */
+struct umbp_host_buffer;
+
+enum umbp_host_backing {
+    UMBP_HOST_ANONYMOUS = 0,
+    UMBP_HOST_HUGE_PAGES = 1,        /* of 2 MiB; falls back to anonymous, with a warning */
+    UMBP_HOST_SHARED = 2,            /* a memfd of fixed size, which others may map and write */
+    UMBP_HOST_SHARED_HUGE_PAGES = 3, /* the same in huge pages; falls back to shared */
+};
+
+struct umbp_host_buffer_options {
+    size_t struct_bytes;
+    uint64_t bytes;
+    enum umbp_host_backing backing;
+    bool bind; /* to numa_node, and to no other */
+    uint32_t numa_node;
+    bool prefault;             /* touch every page now, */
+    uint32_t prefault_threads; /* with this many threads (0: one a CPU, at most 16) */
+};
+
+struct umbp_host_buffer_info {
+    size_t struct_bytes;
+    void *data; /* at a multiple of page_bytes */
+    uint64_t bytes;
+    uint64_t mapped_bytes; /* `bytes` in whole pages; all of it may be used */
+    uint64_t page_bytes;
+    enum umbp_host_backing backing; /* what was had */
+    int fd;                         /* the buffer's own, -1 unless shared */
+};
+
+/* Errors: UMBP_INVALID_VALUE (zero bytes, no such backing), UMBP_NO_MEMORY, UMBP_UNSUPPORTED (no
+ * such node). Takes as long as touching the memory takes. */
+UMBP_EXPORT UMBP_MUST_USE enum umbp_status
+umbp_host_buffer_create(const struct umbp_host_buffer_options *options,
+                        struct umbp_host_buffer **buffer_out);
+
+/* Set info_out->struct_bytes to its size; 0 is taken for this version's. NULL is
+ * UMBP_INVALID_VALUE. */
+UMBP_EXPORT UMBP_MUST_USE enum umbp_status
+umbp_host_buffer_describe(const struct umbp_host_buffer *buffer,
+                          struct umbp_host_buffer_info *info_out);
+
+/* Unmap it and close its descriptor. Takes NULL. */
+UMBP_EXPORT void umbp_host_buffer_destroy(struct umbp_host_buffer *buffer);
+
 /* ----------------------------------------------------------------------------- logs ------ */
 
 enum umbp_log_level {

@@ -92,7 +92,7 @@ static void *map_anonymous(uint64_t bytes)
     return map + before;
 }
 
-static void *map_shared(uint64_t bytes, bool huge, int *fd_out)
+static void *map_shared(uint64_t bytes, bool huge, bool others_write, int *fd_out)
 {
     unsigned flags = MFD_CLOEXEC | MFD_ALLOW_SEALING | (huge ? MFD_HUGETLB | MFD_HUGE_2MB : 0);
     int fd = memfd_create("umbp-dram", flags);
@@ -107,7 +107,7 @@ static void *map_shared(uint64_t bytes, bool huge, int *fd_out)
         goto close_fd;
     }
     const int size_seals = F_SEAL_SHRINK | F_SEAL_GROW | F_SEAL_SEAL;
-    if (fcntl(fd, F_ADD_SEALS, size_seals | F_SEAL_FUTURE_WRITE) != 0 &&
+    if ((others_write || fcntl(fd, F_ADD_SEALS, size_seals | F_SEAL_FUTURE_WRITE) != 0) &&
         fcntl(fd, F_ADD_SEALS, size_seals) != 0) {
         goto unmap;
     }
@@ -130,7 +130,7 @@ static enum umbp_status map_one(struct dram_buffer *buffer, enum dram_backing ba
         return UMBP_NO_MEMORY;
     }
     if (is_shared(backing)) {
-        map = map_shared(bytes, huge, &buffer->fd);
+        map = map_shared(bytes, huge, buffer->others_write, &buffer->fd);
     } else if (huge) {
         map = mmap(NULL, bytes, PROT_READ | PROT_WRITE,
                    MAP_PRIVATE | MAP_ANONYMOUS | MAP_HUGETLB | MAP_HUGE_2MB, -1, 0);
@@ -348,4 +348,28 @@ enum umbp_status dram_buffers_map(const struct dram_options *options, struct dra
     }
     *backing_out = backing;
     return UMBP_OK;
+}
+
+/* ---- a buffer without a tier ---- */
+
+enum umbp_status dram_buffer_create(const struct dram_options *options,
+                                    struct dram_buffer_info *info_out,
+                                    enum dram_backing *backing_out)
+{
+    struct dram_buffer buffer = {.bytes = options->bytes, .fd = -1, .others_write = true};
+    if (!options->bytes || options->numa_node == DRAM_NUMA_SPREAD) {
+        return UMBP_INVALID_VALUE;
+    }
+    enum umbp_status status = dram_buffers_map(options, &buffer, 1, backing_out);
+    if (status == UMBP_OK) {
+        *info_out = (struct dram_buffer_info){
+            .data = buffer.data, .bytes = buffer.mapped_bytes, .offset = 0, .fd = buffer.fd};
+    }
+    return status;
+}
+
+void dram_buffer_destroy(const struct dram_buffer_info *info)
+{
+    struct dram_buffer buffer = {.data = info->data, .mapped_bytes = info->bytes, .fd = info->fd};
+    unmap_one(&buffer);
 }

@@ -28,6 +28,7 @@ struct dram_buffer {
     uint64_t mapped_bytes; /* what munmap gets */
     uint64_t offset;       /* in the tier's linear range */
     int fd;
+    bool others_write; /* shared only: other processes may map it for writing */
 };
 
 /* Maps buffers[0 .. count), whose `bytes` and `offset` are set, and binds and prefaults them. */

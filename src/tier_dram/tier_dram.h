@@ -142,6 +142,15 @@ uint32_t dram_buffer_count(const struct dram_tier *tier);
 MUST_USE enum umbp_status dram_buffer_get(const struct dram_tier *tier, uint32_t index,
                                           struct dram_buffer_info *info_out);
 
+/* A buffer of the same making that belongs to no tier: memory that an application is given. Of the
+ * options counts what is about memory (not the page size, the number of buffers, NUMA_SPREAD).
+ * `info_out->bytes` are whole pages, the pages of `backing_out`. A shared one is sealed in its
+ * size, and others may map it for writing. */
+MUST_USE enum umbp_status dram_buffer_create(const struct dram_options *options,
+                                             struct dram_buffer_info *info_out,
+                                             enum dram_backing *backing_out);
+void dram_buffer_destroy(const struct dram_buffer_info *info);
+
 /* Debug: recount everything from the bitmaps, and compare. False with a log line on a mismatch. */
 MUST_USE bool dram_check(const struct dram_tier *tier);
 
