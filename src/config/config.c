@@ -256,3 +256,42 @@ enum umbp_status config_store_options(const struct umbp_config *config,
     *options_out = options;
     return UMBP_OK;
 }
+
+static const char *text_or_empty(const struct umbp_config *config, enum config_id id)
+{
+    const char *text = config->values[id].text;
+    return text != NULL ? text : "";
+}
+
+enum umbp_status config_pool_options(const struct umbp_config *config, struct config_pool *pool_out)
+{
+    char why[CONFIG_ERROR_BYTES];
+    enum umbp_status status = config_check(config, why, sizeof why);
+    if (status != UMBP_OK) {
+        return status;
+    }
+    *pool_out = (struct config_pool){
+        .masters = text_or_empty(config, CONFIG_POOL_MASTERS),
+        .cluster = text_or_empty(config, CONFIG_POOL_CLUSTER),
+        .node_id = text_or_empty(config, CONFIG_POOL_NODE_ID),
+        .address = text_or_empty(config, CONFIG_POOL_ADDRESS),
+        .port = (uint16_t)number_of(config, CONFIG_POOL_PORT),
+        .provider = (enum config_provider)number_of(config, CONFIG_POOL_PROVIDER),
+        .tags = text_or_empty(config, CONFIG_POOL_TAGS),
+        .serve = number_of(config, CONFIG_POOL_SERVE) != 0,
+        .same_host = number_of(config, CONFIG_POOL_SAME_HOST) != 0,
+        .spin_us = number32_of(config, CONFIG_POOL_SPIN_US),
+        .beat_ms = number32_of(config, CONFIG_POOL_BEAT_MS),
+        .peer_timeout_ms = number32_of(config, CONFIG_POOL_PEER_TIMEOUT_MS),
+        .retries = number32_of(config, CONFIG_POOL_RETRIES),
+        .requests = number32_of(config, CONFIG_POOL_REQUESTS),
+        .staging_bytes = number_of(config, CONFIG_POOL_STAGING_BYTES),
+        .ssd_staging_bytes = number_of(config, CONFIG_POOL_SSD_STAGING_BYTES),
+        .ssd_workers = number32_of(config, CONFIG_POOL_SSD_WORKERS),
+        .event_linger_ms = number32_of(config, CONFIG_POOL_EVENT_LINGER_MS),
+        .event_batch = number32_of(config, CONFIG_POOL_EVENT_BATCH),
+        .recache = (enum config_recache)number_of(config, CONFIG_POOL_RECACHE),
+        .recache_bytes = number_of(config, CONFIG_POOL_RECACHE_BYTES),
+    };
+    return UMBP_OK;
+}

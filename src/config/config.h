@@ -36,6 +36,47 @@ MUST_USE enum umbp_status config_copy(const struct umbp_config *config,
 MUST_USE enum umbp_status config_store_options(const struct umbp_config *config,
                                                struct store_options *options_out);
 
+enum config_provider {
+    CONFIG_PROVIDER_AUTO = 0,
+    CONFIG_PROVIDER_TCP = 1,
+    CONFIG_PROVIDER_VERBS = 2,
+};
+
+enum config_recache {
+    CONFIG_RECACHE_SIZE = 0,
+    CONFIG_RECACHE_NEVER = 1,
+    CONFIG_RECACHE_ALWAYS = 2,
+};
+
+/* What the pool scheme and the node are to be made with: the options pool.* as they are. Text is
+ * borrowed from the configuration and "" where it is not set. */
+struct config_pool {
+    const char *masters; /* "host:port,host:port" */
+    const char *cluster;
+    const char *node_id;
+    const char *address;
+    uint16_t port;
+    enum config_provider provider;
+    const char *tags; /* "key=value,key=value" */
+    bool serve;
+    bool same_host;
+    uint32_t spin_us;
+    uint32_t beat_ms;
+    uint32_t peer_timeout_ms;
+    uint32_t retries;
+    uint32_t requests;
+    uint64_t staging_bytes;
+    uint64_t ssd_staging_bytes;
+    uint32_t ssd_workers;
+    uint32_t event_linger_ms;
+    uint32_t event_batch;
+    enum config_recache recache;
+    uint64_t recache_bytes;
+};
+/* UMBP_INVALID_VALUE for what umbp_config_validate refuses. */
+MUST_USE enum umbp_status config_pool_options(const struct umbp_config *config,
+                                              struct config_pool *pool_out);
+
 enum config_scheme config_scheme(const struct umbp_config *config);
 uint32_t config_op_timeout_ms(const struct umbp_config *config);
 uint32_t config_close_timeout_ms(const struct umbp_config *config);

@@ -124,6 +124,30 @@ static enum umbp_status check_role(const struct check *check)
     return UMBP_OK;
 }
 
+static enum umbp_status check_pool(const struct check *check)
+{
+    const struct config_value *values = check->config->values;
+    char beat_text[32];
+    char timeout_text[32];
+
+    if (values[CONFIG_POOL_MASTERS].text == NULL) {
+        snprintf(check->error, check->error_bytes,
+                 "scheme is pool and pool.masters is not set: name the master's address "
+                 "(host:port), or set scheme to local");
+        return UMBP_INVALID_VALUE;
+    }
+    if (values[CONFIG_POOL_PEER_TIMEOUT_MS].number < 3 * values[CONFIG_POOL_BEAT_MS].number) {
+        text_of(check, CONFIG_POOL_BEAT_MS, beat_text, sizeof beat_text);
+        text_of(check, CONFIG_POOL_PEER_TIMEOUT_MS, timeout_text, sizeof timeout_text);
+        snprintf(check->error, check->error_bytes,
+                 "pool.peer_timeout_ms (%s) is less than three times pool.beat_ms (%s): a lost "
+                 "beat would look like a death; raise the first or lower the second",
+                 timeout_text, beat_text);
+        return UMBP_INVALID_VALUE;
+    }
+    return UMBP_OK;
+}
+
 enum umbp_status config_check(const struct umbp_config *config, char *error_out, size_t error_bytes)
 {
     const struct check check = {config, error_out, error_bytes};
@@ -133,6 +157,9 @@ enum umbp_status config_check(const struct umbp_config *config, char *error_out,
     }
     if (status == UMBP_OK && config_ssd_is_on(config)) {
         status = check_ssd(&check);
+    }
+    if (status == UMBP_OK && config_scheme(config) == CONFIG_SCHEME_POOL) {
+        status = check_pool(&check);
     }
     return status;
 }

@@ -398,6 +398,209 @@ const struct config_option config_options[CONFIG_OPTION_COUNT] = {
             .help = "Seed of the hash of keys; give a secret one where keys come from strangers.",
         },
 
+    [CONFIG_POOL_MASTERS] =
+        {
+            .name = "pool.masters",
+            .type = CONFIG_TYPE_TEXT,
+            .default_value = "",
+            .environment = {{"UMBP_MASTER_ADDRESS", NULL}, {"UMBP_POOL_MASTERS", NULL}},
+            .flag = "masters",
+            .help = "Addresses of the masters, host:port separated by commas; nodes report to all, "
+                    "clients ask any.",
+        },
+    [CONFIG_POOL_CLUSTER] =
+        {
+            .name = "pool.cluster",
+            .type = CONFIG_TYPE_TEXT,
+            .default_value = "umbp",
+            .environment = {{"UMBP_POOL_CLUSTER", NULL}},
+            .help = "Name of the cluster; processes of another one are refused.",
+        },
+    [CONFIG_POOL_NODE_ID] =
+        {
+            .name = "pool.node_id",
+            .type = CONFIG_TYPE_TEXT,
+            .default_value = "",
+            .environment = {{"UMBP_NODE_ID", NULL}, {"UMBP_POOL_NODE_ID", NULL}},
+            .help = "Name of this node, unique in the cluster; by default host name, process and a "
+                    "random number.",
+        },
+    [CONFIG_POOL_ADDRESS] =
+        {
+            .name = "pool.address",
+            .type = CONFIG_TYPE_TEXT,
+            .default_value = "",
+            .environment = {{"UMBP_NODE_ADDRESS", NULL},
+                            {"UMBP_IO_ENGINE_HOST", NULL},
+                            {"UMBP_POOL_ADDRESS", NULL}},
+            .help = "Address at which others reach this process; by default the one from which the "
+                    "master is reached.",
+        },
+    [CONFIG_POOL_PORT] =
+        {
+            .name = "pool.port",
+            .type = CONFIG_TYPE_COUNT,
+            .range = "0..65535",
+            .default_value = "0",
+            .environment = {{"UMBP_IO_ENGINE_PORT", NULL}, {"UMBP_POOL_PORT", NULL}},
+            .help = "Port of this process; 0 takes any that is free.",
+        },
+    [CONFIG_POOL_PROVIDER] =
+        {
+            .name = "pool.provider",
+            .type = CONFIG_TYPE_CHOICE,
+            .choices = "auto|tcp|verbs",
+            .default_value = "auto",
+            .environment = {{"UMBP_POOL_PROVIDER", NULL}},
+            .help = "Network of the data plane: verbs (RDMA), tcp, or auto, which takes verbs "
+                    "where there is a device.",
+        },
+    [CONFIG_POOL_TAGS] =
+        {
+            .name = "pool.tags",
+            .type = CONFIG_TYPE_TEXT,
+            .default_value = "",
+            .environment = {{"UMBP_NODE_TAGS", NULL}, {"UMBP_POOL_TAGS", NULL}},
+            .help = "Tags of this node for schedulers, key=value separated by commas.",
+        },
+    [CONFIG_POOL_SERVE] =
+        {
+            .name = "pool.serve",
+            .type = CONFIG_TYPE_BOOL,
+            .default_value = "true",
+            .environment = {{"UMBP_POOL_SERVE", NULL}},
+            .help = "Whether this process gives its memory tier to the pool; false makes it a "
+                    "client only.",
+        },
+    [CONFIG_POOL_SAME_HOST] =
+        {
+            .name = "pool.same_host",
+            .type = CONFIG_TYPE_BOOL,
+            .default_value = "true",
+            .environment = {{"UMBP_POOL_SAME_HOST", NULL}},
+            .help = "Whether processes of one host read each other's memory directly instead of "
+                    "using the network.",
+        },
+    [CONFIG_POOL_SPIN_US] =
+        {
+            .name = "pool.spin_us",
+            .type = CONFIG_TYPE_COUNT,
+            .range = "0..1000000",
+            .default_value = "20",
+            .environment = {{"UMBP_POOL_SPIN_US", NULL}},
+            .help = "How long a waiting call spins before it sleeps, in microseconds.",
+        },
+    [CONFIG_POOL_BEAT_MS] =
+        {
+            .name = "pool.beat_ms",
+            .type = CONFIG_TYPE_MS,
+            .range = "10..60000",
+            .default_value = "500",
+            .environment = {{"UMBP_POOL_BEAT_MS", NULL}},
+            .help = "A connection that was silent for so long carries a beat.",
+        },
+    [CONFIG_POOL_PEER_TIMEOUT_MS] =
+        {
+            .name = "pool.peer_timeout_ms",
+            .type = CONFIG_TYPE_MS,
+            .range = "100..600000",
+            .default_value = "3000",
+            .environment = {{"UMBP_POOL_PEER_TIMEOUT_MS", NULL}},
+            .help = "A peer that was silent for so long is taken for dead; at least three times "
+                    "pool.beat_ms.",
+        },
+    [CONFIG_POOL_RETRIES] =
+        {
+            .name = "pool.retries",
+            .type = CONFIG_TYPE_COUNT,
+            .range = "0..16",
+            .default_value = "3",
+            .environment = {{"UMBP_POOL_RETRIES", NULL}},
+            .help = "How often an item is tried on another node after one failed or had no room.",
+        },
+    [CONFIG_POOL_REQUESTS] =
+        {
+            .name = "pool.requests",
+            .type = CONFIG_TYPE_COUNT,
+            .range = "16..65536",
+            .default_value = "1024",
+            .environment = {{"UMBP_POOL_REQUESTS", NULL}},
+            .help = "Requests that the node serves at a time; more are answered busy.",
+        },
+    [CONFIG_POOL_STAGING_BYTES] =
+        {
+            .name = "pool.staging_bytes",
+            .type = CONFIG_TYPE_SIZE,
+            .range = "1MiB..64GiB",
+            .default_value = "64MiB",
+            .environment = {{"UMBP_DISTRIBUTED_STAGING_BUFFER_SIZE", NULL},
+                            {"UMBP_POOL_STAGING_BYTES", NULL}},
+            .help = "Memory through which buffers go that are not registered, where the network "
+                    "wants that.",
+        },
+    [CONFIG_POOL_SSD_STAGING_BYTES] =
+        {
+            .name = "pool.ssd_staging_bytes",
+            .type = CONFIG_TYPE_SIZE,
+            .range = "1MiB..64GiB",
+            .default_value = "256MiB",
+            .environment = {{"UMBP_DISTRIBUTED_SSD_STAGING_BUFFER_SIZE", NULL},
+                            {"UMBP_POOL_SSD_STAGING_BYTES", NULL}},
+            .help = "Memory through which the node sends what it has on SSD only.",
+        },
+    [CONFIG_POOL_SSD_WORKERS] =
+        {
+            .name = "pool.ssd_workers",
+            .type = CONFIG_TYPE_COUNT,
+            .range = "1..64",
+            .default_value = "2",
+            .environment = {{"UMBP_POOL_SSD_WORKERS", NULL}},
+            .help = "Threads that read from the SSD for other processes.",
+        },
+    [CONFIG_POOL_EVENT_LINGER_MS] =
+        {
+            .name = "pool.event_linger_ms",
+            .type = CONFIG_TYPE_MS,
+            .range = "0..10000",
+            .default_value = "2",
+            .environment = {{"UMBP_POOL_EVENT_LINGER_MS", NULL}},
+            .help = "How long the node gathers news for the masters before it sends them.",
+        },
+    [CONFIG_POOL_EVENT_BATCH] =
+        {
+            .name = "pool.event_batch",
+            .type = CONFIG_TYPE_COUNT,
+            .range = "1..65536",
+            .default_value = "128",
+            .environment = {{"UMBP_AUTO_FLUSH_EVENT_THRESHOLD", "0=65536"},
+                            {"UMBP_POOL_EVENT_BATCH", NULL}},
+            .help = "So many news are sent at once, without lingering.",
+        },
+    [CONFIG_POOL_RECACHE] =
+        {
+            .name = "pool.recache",
+            .type = CONFIG_TYPE_CHOICE,
+            .choices = "size|never|always",
+            .default_value = "size",
+            .environment =
+                {{"UMBP_POOL_RECACHE", NULL},
+                 {"UMBP_CACHE_REMOTE_FETCHES",
+                  "1=size true=size yes=size on=size 0=never false=never no=never off=never"},
+                 {"UMBP_DISTRIBUTED_CACHE_REMOTE_FETCHES",
+                  "1=size true=size yes=size on=size 0=never false=never no=never off=never"}},
+            .help = "Whether values read from other nodes are kept here too: never, always, or up "
+                    "to pool.recache_bytes; only in free memory.",
+        },
+    [CONFIG_POOL_RECACHE_BYTES] =
+        {
+            .name = "pool.recache_bytes",
+            .type = CONFIG_TYPE_SIZE,
+            .range = "0..1TiB",
+            .default_value = "16MiB",
+            .environment = {{"UMBP_POOL_RECACHE_BYTES", NULL}},
+            .help = "The largest value that pool.recache = size keeps.",
+        },
+
     [CONFIG_LOG_LEVEL] =
         {
             .name = "log.level",

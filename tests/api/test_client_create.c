@@ -58,6 +58,10 @@ static void what_contradicts_itself_is_refused_and_named(void **state)
         {{"ssd.enabled", "true", "ssd.dir", "/tmp", "ssd.bytes", "0"}, "ssd.bytes"},
         {{"ssd.dir", "/tmp/x", "ssd.bytes", "1MiB", "ssd.segment_bytes", "1MiB"},
          "ssd.segment_bytes"},
+        {{"scheme", "pool"}, "pool.masters"},
+        {{"scheme", "pool", "pool.masters", "a:1", "pool.beat_ms", "900", "pool.peer_timeout_ms",
+          "2699"},
+         "pool.peer_timeout_ms"},
     };
     (void)state;
     for (size_t i = 0; i < sizeof(bad) / sizeof(bad[0]); i++) {
@@ -67,7 +71,7 @@ static void what_contradicts_itself_is_refused_and_named(void **state)
 
 static void a_scheme_that_is_not_built_in_is_refused(void **state)
 {
-    static const char *const pool[] = {"scheme", "pool", NULL};
+    static const char *const pool[] = {"scheme", "pool", "pool.masters", "127.0.0.1:1", NULL};
     static const char *const process[] = {"scheme", "process", NULL};
     (void)state;
     assert_refused(pool, UMBP_UNSUPPORTED, "local");
@@ -90,7 +94,7 @@ static void missing_arguments_are_refused(void **state)
 
 static void the_error_text_fits_any_room(void **state)
 {
-    static const char *const options[] = {"scheme", "pool", NULL};
+    static const char *const options[] = {"scheme", "pool", "pool.masters", "127.0.0.1:1", NULL};
     struct umbp_config *config = test_config(options);
     struct umbp_client *client = NULL;
     char error[8];

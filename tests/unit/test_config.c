@@ -470,6 +470,55 @@ static void store_options_carry_every_value(void **state)
     assert_int_equal(options.dram.numa_node, DRAM_NUMA_SPREAD);
 }
 
+static void pool_options_go_where_they_belong(void **state)
+{
+    struct config_pool pool;
+    (void)state;
+    set("pool.masters", "m1:1,m2:2");
+    set("pool.cluster", "c");
+    set("pool.node_id", "n");
+    set("pool.address", "10.0.0.9");
+    set("pool.port", "31");
+    set("pool.provider", "tcp");
+    set("pool.tags", "a=b");
+    set("pool.serve", "false");
+    set("pool.same_host", "false");
+    set("pool.spin_us", "32");
+    set("pool.beat_ms", "33");
+    set("pool.peer_timeout_ms", "134");
+    set("pool.retries", "5");
+    set("pool.requests", "36");
+    set("pool.staging_bytes", "37MiB");
+    set("pool.ssd_staging_bytes", "38MiB");
+    set("pool.ssd_workers", "39");
+    set("pool.event_linger_ms", "40");
+    set("pool.event_batch", "41");
+    set("pool.recache", "always");
+    set("pool.recache_bytes", "42");
+    assert_ok(config_pool_options(config, &pool));
+    assert_string_equal(pool.masters, "m1:1,m2:2");
+    assert_string_equal(pool.cluster, "c");
+    assert_string_equal(pool.node_id, "n");
+    assert_string_equal(pool.address, "10.0.0.9");
+    assert_int_equal(pool.port, 31);
+    assert_int_equal(pool.provider, CONFIG_PROVIDER_TCP);
+    assert_string_equal(pool.tags, "a=b");
+    assert_false(pool.serve);
+    assert_false(pool.same_host);
+    assert_int_equal(pool.spin_us, 32);
+    assert_int_equal(pool.beat_ms, 33);
+    assert_int_equal(pool.peer_timeout_ms, 134);
+    assert_int_equal(pool.retries, 5);
+    assert_int_equal(pool.requests, 36);
+    assert_int_equal(pool.staging_bytes, UINT64_C(37) << 20);
+    assert_int_equal(pool.ssd_staging_bytes, UINT64_C(38) << 20);
+    assert_int_equal(pool.ssd_workers, 39);
+    assert_int_equal(pool.event_linger_ms, 40);
+    assert_int_equal(pool.event_batch, 41);
+    assert_int_equal(pool.recache, CONFIG_RECACHE_ALWAYS);
+    assert_int_equal(pool.recache_bytes, 42);
+}
+
 /* The words of a choice are the names of an enumeration, or of another room's table, in order. */
 static void choices_agree_with_what_they_stand_for(void **state)
 {
@@ -493,6 +542,12 @@ static void choices_agree_with_what_they_stand_for(void **state)
         {"ssd.durability", "strict", SSD_STRICT},
         {"copy.mode", "on_commit", STORE_COPY_ON_COMMIT},
         {"copy.mode", "on_evict", STORE_COPY_ON_EVICT},
+        {"pool.provider", "auto", CONFIG_PROVIDER_AUTO},
+        {"pool.provider", "tcp", CONFIG_PROVIDER_TCP},
+        {"pool.provider", "verbs", CONFIG_PROVIDER_VERBS},
+        {"pool.recache", "size", CONFIG_RECACHE_SIZE},
+        {"pool.recache", "never", CONFIG_RECACHE_NEVER},
+        {"pool.recache", "always", CONFIG_RECACHE_ALWAYS},
         {"log.level", "error", UMBP_LOG_ERROR},
         {"log.level", "warn", UMBP_LOG_WARN},
         {"log.level", "info", UMBP_LOG_INFO},
@@ -614,6 +669,7 @@ int main(void)
         TEST(ssd_is_on_by_itself_where_there_is_a_directory_and_a_size),
         TEST(leaders_and_followers_need_an_ssd),
         TEST(store_options_carry_every_value),
+        TEST(pool_options_go_where_they_belong),
         TEST(choices_agree_with_what_they_stand_for),
         TEST(a_copy_is_whole_and_its_own),
         TEST(whichever_allocation_fails_nothing_changes),
