@@ -30,14 +30,13 @@ enum umbp_status disk_status_of_errno(int error)
         return UMBP_READ_ONLY;
     case ENOSPC:
     case EDQUOT:
+    case EFBIG: /* the file may not become as large as that (RLIMIT_FSIZE, the file system) */
         return UMBP_NO_SPACE;
     case ENOMEM:
         return UMBP_NO_MEMORY;
     case EMFILE:
     case ENFILE:
         return UMBP_LIMIT;
-    case EFBIG:
-        return UMBP_TOO_LARGE;
     case ENAMETOOLONG:
     case EISDIR:
     case EINVAL:

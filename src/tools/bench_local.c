@@ -177,6 +177,7 @@ static enum tool_exit run_chosen(struct bench *bench, const bool is_chosen[ARRAY
     stop_signal = 0;
     (void)sigaction(SIGINT, &action, NULL);
     (void)sigaction(SIGTERM, &action, NULL);
+    (void)sigaction(SIGHUP, &action, NULL);
     if (!bench->options.is_json) {
         bench_print_head(bench);
     }

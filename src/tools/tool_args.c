@@ -119,7 +119,11 @@ static enum tool_exit set_flag(const struct tool *tool, const struct tool_flag *
         return tool_fail(tool, TOOL_USAGE, "--%s: \"%s\" is not a whole number", flag->name, text);
     }
     bool is_number = flag->kind == TOOL_FLAG_SIZE || flag->kind == TOOL_FLAG_COUNT;
-    if (is_number && (number < flag->min || (flag->max != 0 && number > flag->max))) {
+    if (is_number && flag->max == 0 && number < flag->min) {
+        return tool_fail(tool, TOOL_USAGE, "--%s: %s is out of range (at least %" PRIu64 ")",
+                         flag->name, text, flag->min);
+    }
+    if (is_number && flag->max != 0 && (number < flag->min || number > flag->max)) {
         return tool_fail(tool, TOOL_USAGE, "--%s: %s is out of range (%" PRIu64 "..%" PRIu64 ")",
                          flag->name, text, flag->min, flag->max);
     }

@@ -42,6 +42,7 @@ enum tool_exit tool_main(int argument_count, char **arguments)
 
     /* A reader that goes away (`umbp ls | head`) is an error of that write, not a silent death. */
     (void)signal(SIGPIPE, SIG_IGN);
+    (void)signal(SIGXFSZ, SIG_IGN); /* and so is a file that may not grow */
     if (strcmp(name, "--help") == 0 || strcmp(name, "-h") == 0) {
         name = "help";
     } else if (strcmp(name, "--version") == 0 || strcmp(name, "-V") == 0) {

@@ -17,7 +17,8 @@ static const struct tool_flag flags[] = {
                     .value_name = "N",
                     .min = 1,
                     .help = "show N values at most"},
-    [FLAG_JSON] = {.name = "json", .help = "a JSON object a value"},
+    [FLAG_JSON] = {.name = "json",
+                   .help = "a line with a JSON object for each value, none if there is none"},
     {.name = NULL},
 };
 

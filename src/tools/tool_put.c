@@ -95,24 +95,56 @@ static enum tool_exit report(const struct tool_args *args, struct umbp_key key, 
     return TOOL_OK;
 }
 
+/* Whether the value that is there can't be read any more. The store has then dropped it. */
+static bool is_damaged(struct umbp_client *client, struct umbp_key key)
+{
+    struct umbp_entry_info info = {.struct_bytes = sizeof info};
+    if (umbp_stat(client, key, &info) != UMBP_OK) {
+        return true;
+    }
+    uint8_t *data = mem_alloc(info.bytes > 0 ? info.bytes : 1);
+    bool damaged = data != NULL && umbp_get(client, key, data, info.bytes) == UMBP_CORRUPT;
+    mem_free(data);
+    return damaged;
+}
+
+/* That what was put is on the SSD: a flush leaves out what is too large for it. */
+static enum tool_exit make_sure(const struct tool_args *args, struct umbp_client *client,
+                                struct umbp_key key, enum umbp_status stored)
+{
+    struct umbp_entry_info info = {.struct_bytes = sizeof info};
+    const struct tool *tool = args->tool;
+    enum umbp_status status = umbp_status_is_success(stored) ? umbp_flush(client, 0) : stored;
+
+    if (status == UMBP_NO_SPACE) {
+        return tool_fail(tool, TOOL_FAILED,
+                         "not stored: no space, on the disk or within --ssd (ssd.bytes)");
+    }
+    if (status != UMBP_OK) {
+        return tool_fail(tool, TOOL_FAILED, "not stored: %s", umbp_status_text(status));
+    }
+    if (umbp_stat(client, key, &info) != UMBP_OK || !info.in_ssd) {
+        return tool_fail(tool, TOOL_FAILED,
+                         "not stored: too large for the SSD tier; give it more (--ssd)");
+    }
+    return TOOL_OK;
+}
+
 static enum tool_exit put_value(const struct tool_args *args, struct umbp_key key,
                                 const struct value *value)
 {
     struct umbp_client *client;
     uint32_t depth =
         args->flags[FLAG_DEPTH].is_set ? (uint32_t)args->flags[FLAG_DEPTH].number : UMBP_DEPTH_NONE;
-    enum tool_exit code = tool_store_open(args, value->bytes, &client);
+    enum tool_exit code = tool_store_open(args, u64_max(value->bytes, 1), &client);
     if (code != TOOL_OK) {
         return code;
     }
     enum umbp_status stored = umbp_put(client, key, value->data, value->bytes, depth);
-    enum umbp_status status = stored;
-    if (umbp_status_is_success(status)) {
-        status = umbp_flush(client, 0);
+    if (stored == UMBP_ALREADY_EXISTS && is_damaged(client, key)) {
+        stored = umbp_put(client, key, value->data, value->bytes, depth);
     }
-    if (!umbp_status_is_success(status)) {
-        code = tool_fail(args->tool, TOOL_FAILED, "not stored: %s", umbp_status_text(status));
-    }
+    code = make_sure(args, client, key, stored);
     code = tool_store_close(args, client, code);
     return code == TOOL_OK ? report(args, key, value->bytes, stored) : code;
 }

@@ -356,6 +356,7 @@ static enum tool_exit run_all(struct replay *replay)
     stop_signal = 0; /* from here on a signal ends the run, and what is temporary is removed */
     (void)sigaction(SIGINT, &action, NULL);
     (void)sigaction(SIGTERM, &action, NULL);
+    (void)sigaction(SIGHUP, &action, NULL);
     if (replay->has_ssd && replay->is_temporary) {
         code = make_temporary(replay);
         if (code != TOOL_OK) {

@@ -30,13 +30,21 @@ static enum tool_exit show_key(const struct tool_args *args, struct umbp_client 
     }
     tool_key_text(key, args->flags[FLAG_HEX].is_set, text, sizeof text);
     enum umbp_status status = umbp_stat(client, key, &info);
+    if (status == UMBP_NOT_FOUND && args->flags[FLAG_JSON].is_set) {
+        json_t *object = json_pack("{s:b}", "found", false);
+        if (object != NULL) {
+            tool_json_add_key(object, key);
+        }
+        return tool_json_print(args->tool, TOOL_MISS, object);
+    }
     if (status != UMBP_OK) {
         return tool_fail(args->tool, tool_exit_of(status), "%s: %s", text,
                          umbp_status_text(status));
     }
     if (args->flags[FLAG_JSON].is_set) {
-        json_t *object = json_pack("{s:I,s:b,s:b}", "bytes", (json_int_t)info.bytes, "in_dram",
-                                   info.in_dram, "in_ssd", info.in_ssd);
+        json_t *object =
+            json_pack("{s:b,s:I,s:b,s:b}", "found", true, "bytes", (json_int_t)info.bytes,
+                      "in_dram", info.in_dram, "in_ssd", info.in_ssd);
         if (object != NULL) {
             json_t *depth = info.depth != UMBP_DEPTH_NONE ? json_integer(info.depth) : json_null();
             (void)json_object_set_new(object, "depth", depth);

@@ -12,9 +12,13 @@
 #include <fcntl.h>
 #include <inttypes.h>
 #include <sys/stat.h>
+#include <sys/statvfs.h>
 #include <unistd.h>
 
 #define DRAM_BYTES_LEAST (64 * MIB)
+#define SEGMENT_BYTES_LEAST (64 * KIB)
+#define SEGMENT_BYTES_MOST (256 * MIB)
+#define SEGMENTS_MOST 16384u
 
 const char *const tool_store_shown[] = {"ssd.dir", NULL};
 
@@ -83,6 +87,34 @@ static void fit_capacities(const struct tool_args *args, const char *directory,
         set_bytes(args, "ssd.bytes",
                   u64_max(get_bytes(args, "ssd.bytes"), there + there / 4 + value_bytes * 2 + GIB));
     }
+    /* A segment is set aside whole before the value is written: a disk that has room for the value
+     * may not have it for a segment of an engine's size. (A larger value gets one to itself.) */
+    if (!tool_config_is_flagged(args, "ssd.segment_bytes")) {
+        uint64_t bytes = get_bytes(args, "ssd.bytes");
+        uint64_t segment = u64_min(align_up(bytes / SEGMENTS_MOST, MIB), bytes / 8);
+        set_bytes(args, "ssd.segment_bytes",
+                  u64_min(u64_max(segment, SEGMENT_BYTES_LEAST), SEGMENT_BYTES_MOST));
+    }
+}
+
+/* A store on a full disk gives up old values for a new one. That is not for a command to do. */
+static enum tool_exit check_disk(const struct tool_args *args, const char *directory,
+                                 uint64_t value_bytes)
+{
+    struct statvfs info;
+    char room[32];
+    char need[32];
+    /* A segment with the value, and one with its removal or what was cut off. */
+    uint64_t bytes = value_bytes + value_bytes / 64 + 2 * get_bytes(args, "ssd.segment_bytes");
+
+    if (value_bytes == 0 || statvfs(directory, &info) != 0 ||
+        bytes / info.f_frsize <= info.f_bavail) {
+        return TOOL_OK; /* or it is not there yet */
+    }
+    return tool_fail(args->tool, TOOL_FAILED, "%s: no space: %s left on the disk, and %s needed",
+                     directory,
+                     units_format_bytes(info.f_bavail * info.f_frsize, room, sizeof room),
+                     units_format_bytes(bytes, need, sizeof need));
 }
 
 enum tool_exit tool_store_open(const struct tool_args *args, uint64_t value_bytes,
@@ -100,6 +132,10 @@ enum tool_exit tool_store_open(const struct tool_args *args, uint64_t value_byte
     fit_capacities(args, directory, value_bytes);
     if (umbp_config_validate(args->config) != UMBP_OK) {
         return tool_fail(args->tool, TOOL_USAGE, "%s", umbp_config_error(args->config));
+    }
+    enum tool_exit code = check_disk(args, directory, value_bytes);
+    if (code != TOOL_OK) {
+        return code;
     }
     status = umbp_client_create(args->config, client_out, why, sizeof why);
     if (status != UMBP_OK) {

@@ -152,7 +152,7 @@ static void wrong_values_name_the_flag_and_what_would_be_right(void **state)
         {"--policy", "lur", "the nearest is \"lru\""},
         {"--speed", "fast", "neither max nor real nor a multiple"},
         {"--speed", "0", "neither max nor real nor a multiple"},
-        {"--limit", "0", "--limit: 0 is out of range"},
+        {"--limit", "0", "--limit: 0 is out of range (at least 1)"},
         {"--limit", "-3", "is not a whole number"},
         {"--block-bytes", "1GiB", "--block-bytes: 1GiB is out of range"},
         {"--high-watermark", "1.5", "out of range (0.01..1)"},

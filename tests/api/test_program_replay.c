@@ -235,10 +235,13 @@ static void a_signal_ends_it_early_with_what_was_done(void **state)
     assert_true(number("requests") < 6000);
     assert_int_equal(count_files(parent), 0);
     /* at whatever moment, nothing temporary stays */
-    test_output_free(&output);
-    test_program_signal(&output, arguments, has_files, parent, SIGINT);
-    assert_int_equal(output.code, 130);
-    assert_int_equal(count_files(parent), 0);
+    static const int signals[] = {SIGINT, SIGHUP};
+    for (size_t i = 0; i < 2; i++) {
+        test_output_free(&output);
+        test_program_signal(&output, arguments, has_files, parent, signals[i]);
+        assert_int_equal(output.code, 130);
+        assert_int_equal(count_files(parent), 0);
+    }
     unsetenv("TMPDIR");
     free(parent);
 }

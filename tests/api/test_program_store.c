@@ -8,6 +8,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/resource.h>
 #include <sys/stat.h>
 #include <unistd.h>
 
@@ -164,6 +165,8 @@ static void what_is_not_there_exits_with_one(void **state)
     expect(1, "exists", "key", "nokey");
     assert_string_equal(output.out, "yes key\nno  nokey\n");
     expect(1, "stat", "nokey");
+    expect(1, "stat", "--json", "nokey");
+    assert_out("{\"found\":false,\"key\":\"nokey\"");
     expect(1, "rm", "key", "nokey");
     assert_string_equal(output.out, "removed key\n");
     expect(1, "exists", "key");
@@ -223,6 +226,45 @@ static void writing_gives_up_nothing_that_was_there(void **state)
     }
     expect(0, "ls");
     assert_out("12 values, 12 MiB\n");
+}
+
+static void a_value_too_large_for_the_ssd_is_not_said_to_be_stored(void **state)
+{
+    (void)state;
+    static uint8_t value[1 << 20];
+    test_fill(value, sizeof value, 1);
+    expect_run((const char *const[]){"put", "--ssd-dir", dir, "--ssd", "1MiB", "key", NULL}, value,
+               sizeof value, 3);
+    assert_string_equal(output.out, "");
+    assert_non_null(strstr(output.err, "too large for the SSD tier"));
+    expect(1, "exists", "key");
+}
+
+/* Files that may not grow are like a disk that is full. */
+static void what_a_full_disk_did_not_take_is_not_said_to_be_stored(void **state)
+{
+    (void)state;
+    static uint8_t value[8 << 20];
+    struct rlimit limit;
+    char *from = test_path(dir, "value");
+    char *pool = test_path(dir, "pool");
+    test_fill(value, sizeof value, 1);
+    FILE *file = fopen(from, "wb");
+    assert_int_equal(fwrite(value, 1, sizeof value, file), sizeof value);
+    fclose(file);
+    expect_run((const char *const[]){"put", "--ssd-dir", pool, "other", NULL}, "v", 1, 0);
+
+    assert_int_equal(getrlimit(RLIMIT_FSIZE, &limit), 0);
+    const struct rlimit least = {.rlim_cur = 6 << 20, .rlim_max = limit.rlim_max};
+    assert_int_equal(setrlimit(RLIMIT_FSIZE, &least), 0);
+    expect_run((const char *const[]){"put", "--ssd-dir", pool, "small", NULL}, NULL, 0, 0);
+    expect_run((const char *const[]){"put", "--ssd-dir", pool, "large", from, NULL}, NULL, 0, 3);
+    assert_int_equal(setrlimit(RLIMIT_FSIZE, &limit), 0);
+    assert_string_equal(output.out, "");
+    assert_non_null(strstr(output.err, "no space"));
+    expect_run((const char *const[]){"exists", "--ssd-dir", pool, "large", NULL}, NULL, 0, 1);
+    free(from);
+    free(pool);
 }
 
 static void stat_of_the_whole_lists_statistics(void **state)
@@ -287,6 +329,12 @@ static void fsck_is_clean_or_finds_what_is_damaged(void **state)
     test_program(&output, "get", "--ssd-dir", dir, "key");
     assert_true(output.code == 1 || output.code == 3);
     assert_int_equal(output.out_bytes, 0);
+    /* a put of it mends it */
+    expect_run((const char *const[]){"put", "--ssd-dir", dir, "key", NULL}, value, sizeof value, 0);
+    assert_out("stored");
+    expect(0, "get", "key");
+    assert_int_equal(output.out_bytes, sizeof value);
+    assert_memory_equal(output.out, value, sizeof value);
 }
 
 static void fsck_of_what_is_no_directory_fails(void **state)
@@ -313,6 +361,8 @@ int main(void)
         TEST(removed_keys_stay_removed),
         TEST(looking_works_beside_the_owner_and_writing_is_refused),
         TEST(writing_gives_up_nothing_that_was_there),
+        TEST(a_value_too_large_for_the_ssd_is_not_said_to_be_stored),
+        TEST(what_a_full_disk_did_not_take_is_not_said_to_be_stored),
         TEST(stat_of_the_whole_lists_statistics),
         TEST(fsck_is_clean_or_finds_what_is_damaged),
         TEST(fsck_of_what_is_no_directory_fails),
