@@ -1,0 +1,147 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Client and HostBuffer: the native types, and what is easier said in Python."""
+import atexit
+import os
+import typing
+import weakref
+
+from . import _umbp
+from ._config import Config
+
+_open = weakref.WeakSet()
+
+
+class Entry(typing.NamedTuple):
+    """What is known of one held value."""
+
+    key: bytes
+    bytes: int
+    depth: typing.Optional[int]
+    pins: int
+    in_dram: bool
+    in_ssd: bool
+
+
+class Client(_umbp.Client):
+    """The store that a configuration describes.
+
+        with umbp.Client({"dram.bytes": "64GiB"}) as client:
+            client.put("key", data)
+            data = client.get("key")
+
+    Every method may be called from any thread, also while another one closes the client. Every
+    call is bounded in time by `op_timeout_ms`. A forked child must make a client of its own:
+    this one answers ForkedError there.
+    """
+
+    __slots__ = ("_config", "_registered", "__weakref__")
+
+    def __init__(self, config=None, /, **options):
+        self._config = Config(config, **options)
+        self._registered = {}
+        super().__init__(self._config._native)
+        _open.add(self)
+
+    @property
+    def config(self):
+        """A copy of the configuration that it was made with."""
+        return self._config.copy()
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *error):
+        self.close()
+
+    def stat(self, key, /):
+        """What is known of one key, as an Entry. NotFoundError."""
+        return Entry._make(super().stat(key))
+
+    def list(self, limit=None):
+        """An Entry for each held value, in no order; at most `limit`."""
+        return [Entry._make(row) for row in super().list(limit)]
+
+    def register_memory(self, data, size=None):
+        """Announce memory that later calls will use: an object with the buffer protocol, which is
+        held until it is deregistered or the client goes, or a pointer and its size."""
+        if size is not None:
+            super().register_memory(_address(data, "data"), _address(size, "size"))
+            return
+        view = None
+        if not isinstance(data, tuple):
+            view = memoryview(data)
+        pointer, size = _umbp.memory_of(data if view is None else view, False)
+        super().register_memory(pointer, size)
+        if view is not None:
+            self._registered[pointer] = view
+
+    def deregister_memory(self, data):
+        """`data` as it was registered: the object, the tuple or the pointer."""
+        if isinstance(data, int):
+            pointer = _address(data, "data")
+        else:
+            pointer, _ = _umbp.memory_of(data, False)
+        super().deregister_memory(pointer)
+        self._registered.pop(pointer, None)
+
+    def __repr__(self):
+        state = "closed" if self.closed else "open"
+        return f"<umbp.Client {state} {self._config.changed()!r}>"
+
+    def __reduce__(self):
+        raise TypeError("a client can't be pickled: make one in each process, from its config")
+
+
+def _address(value, name):
+    value = value.__index__()
+    if not 0 <= value < 1 << 64:
+        raise ValueError(f"{name} is negative or 2**64 or more")
+    return value
+
+
+class HostBuffer(_umbp.HostBuffer):
+    """Memory for an engine's own pages: mapped, zeroed, with the buffer protocol.
+
+        HostBuffer(bytes, backing="anonymous", numa_node=None, prefault=True, prefault_threads=0)
+
+    `backing` is "anonymous", "huge_pages", "shared" or "shared_huge_pages"; huge pages fall back to
+    ordinary ones with a warning in the log, and the attribute `backing` says what was had. A shared
+    one is a memfd of fixed size: `fd` and `name` lead other processes to it.
+    memoryview(buffer), numpy.frombuffer(buffer, dtype) and torch.frombuffer(buffer, dtype=...) see
+    its bytes without a copy and keep it alive.
+    """
+
+    __slots__ = ("__weakref__",)
+
+    @property
+    def name(self):
+        """A path that opens it, for processes of the same user; None unless shared."""
+        return None if self.fd is None else f"/proc/{os.getpid()}/fd/{self.fd}"
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *error):
+        self.close()
+
+    def __repr__(self):
+        if self.closed:
+            return "<umbp.HostBuffer closed>"
+        return f"<umbp.HostBuffer {self.bytes} bytes, {self.backing}, at {self.pointer:#x}>"
+
+    def __reduce__(self):
+        raise TypeError("a HostBuffer can't be pickled; hand its fd to the other process")
+
+
+def _close_all():
+    """Before the interpreter goes: what is open is closed, which flushes it."""
+    for client in list(_open):
+        try:
+            client.close()
+        except Exception:  # at exit there is nobody to tell
+            pass
+
+
+atexit.register(_close_all)
+for _class in (Client, Entry, HostBuffer):
+    _class.__module__ = "umbp"
