@@ -235,7 +235,7 @@ const struct config_option config_options[CONFIG_OPTION_COUNT] = {
         {
             .name = "ssd.queue_depth",
             .type = CONFIG_TYPE_COUNT,
-            .range = "0 or 1..1024",
+            .range = "0 or 1..256",
             .default_value = "0",
             .environment = {{"UMBP_SSD_QUEUE_DEPTH", NULL}},
             .help = "Requests in flight per I/O queue; 0 chooses 32.",
@@ -253,7 +253,7 @@ const struct config_option config_options[CONFIG_OPTION_COUNT] = {
         {
             .name = "ssd.io_bytes",
             .type = CONFIG_TYPE_SIZE,
-            .range = "0 or 4KiB..16MiB, a power of two",
+            .range = "0 or 64KiB..16MiB, a power of two",
             .default_value = "0",
             .environment = {{"UMBP_SSD_IO_BYTES", NULL}},
             .help = "Largest single request to the SSD; 0 chooses 1MiB.",

@@ -13,6 +13,8 @@
  * UMBP_NO_SPACE, locked elsewhere UMBP_LOCKED, not offered by this file system UMBP_UNSUPPORTED,
  * anything the device says UMBP_IO.
  *
+ * disk_status_text says it in words of files, where umbp_status_text speaks of keys and values.
+ *
  * Threads. All functions may be called from any thread, except that a queue, its requests and its
  * buffers belong to one thread at a time. The synchronous functions block for as long as the kernel
  * does; whatever may hang on a sick device has an asynchronous twin, whose wait is bounded.
@@ -160,6 +162,8 @@ MUST_USE enum umbp_status disk_posix_create(unsigned threads, struct disk **disk
  * UMBP_INVALID_VALUE. */
 MUST_USE enum umbp_status disk_auto_create(const char *name, struct disk **disk_out);
 void disk_destroy(struct disk *disk); /* takes NULL */
+/* What a status of this room means, for people. Static storage. */
+const char *disk_status_text(enum umbp_status status);
 
 /*
  * Tests and simulators: files in memory, with a model of what a power cut does. What was not synced

@@ -46,7 +46,27 @@ static enum umbp_status uring_init(struct io_uring *ring, unsigned depth)
     if (result == 0) {
         return UMBP_OK;
     }
+    if (result == -EMFILE || result == -ENFILE) {
+        return UMBP_LIMIT;
+    }
     return result == -ENOMEM ? UMBP_NO_MEMORY : UMBP_UNSUPPORTED;
+}
+
+/* Some sandboxes let a ring be made, and refuse to let it work. */
+static enum umbp_status uring_try(struct io_uring *ring)
+{
+    struct __kernel_timespec span = {.tv_sec = 1};
+    struct io_uring_cqe *cqe = NULL;
+    struct io_uring_sqe *sqe = io_uring_get_sqe(ring);
+    if (!sqe) {
+        return UMBP_UNSUPPORTED;
+    }
+    io_uring_prep_nop(sqe);
+    if (io_uring_submit(ring) != 1 || io_uring_wait_cqe_timeout(ring, &cqe, &span) != 0) {
+        return UMBP_UNSUPPORTED;
+    }
+    io_uring_cqe_seen(ring, cqe);
+    return UMBP_OK;
 }
 
 /* Registering saves pinning the pages at each read. Where RLIMIT_MEMLOCK is too small for it, reads
@@ -271,7 +291,11 @@ enum umbp_status disk_uring_create(struct disk **disk_out)
     if (status != UMBP_OK) {
         return status;
     }
+    status = uring_try(&probe);
     io_uring_queue_exit(&probe);
+    if (status != UMBP_OK) {
+        return status;
+    }
     struct disk_host *host = mem_zalloc(sizeof(*host));
     if (!host) {
         return UMBP_NO_MEMORY;

@@ -225,8 +225,9 @@ static enum umbp_status make_memory(struct store *store, char *error_out, size_t
     enum umbp_status status = dram_create(&options->dram, &store->dram);
     if (status != UMBP_OK) {
         return refuse(status, error_out, error_bytes,
-                      "a DRAM tier of %llu bytes could not be made: %s",
-                      (unsigned long long)options->dram.bytes, umbp_status_text(status));
+                      "a DRAM tier of %llu bytes could not be made: %s%s",
+                      (unsigned long long)options->dram.bytes, umbp_status_text(status),
+                      status == UMBP_UNSUPPORTED ? " (dram.numa_node, dram.backing)" : "");
     }
     uint64_t total = dram_bytes_total(store->dram);
     store->dram_high_bytes = (uint64_t)((double)total * options->dram_high_watermark);

@@ -224,7 +224,7 @@ static enum umbp_status check_segment(struct check *check, uint32_t id)
     check->report->segments++;
     if (status != UMBP_OK) {
         check->report->corrupt_segments++;
-        check_problem(check, "%016x.seg: %s", id, umbp_status_text(status));
+        check_problem(check, "%016x.seg: %s", id, disk_status_text(status));
         return UMBP_OK;
     }
     struct ssd_scan *scan = mem_zalloc(sizeof(*scan));
@@ -353,13 +353,13 @@ enum umbp_status ssd_check(const char *directory, struct disk *disk,
     enum umbp_status status = ssd_super_read(disk, directory, &super, &version);
     if (status != UMBP_OK) {
         ssd_set_error(error_out, error_bytes, "%s/umbp.super: %s", directory,
-                      umbp_status_text(status));
+                      disk_status_text(status));
         return status;
     }
     status = ssd_listing_read(disk, directory, &listing);
     if (status != UMBP_OK) {
         ssd_set_error(error_out, error_bytes, "%s can't be listed: %s", directory,
-                      umbp_status_text(status));
+                      disk_status_text(status));
         return status;
     }
     struct ssd_check_report report = {0};
@@ -385,7 +385,7 @@ enum umbp_status ssd_check(const char *directory, struct disk *disk,
     ssd_set_fini(&check.set);
     ssd_listing_fini(&listing);
     if (status != UMBP_OK) {
-        ssd_set_error(error_out, error_bytes, "%s: %s", directory, umbp_status_text(status));
+        ssd_set_error(error_out, error_bytes, "%s: %s", directory, disk_status_text(status));
         return status;
     }
     *report_out = report;

@@ -253,7 +253,7 @@ enum umbp_status ssd_recover(struct ssd_tier *tier, const struct ssd_super *supe
     enum umbp_status status = recover_load(tier, io, listing, &set, recovery, &failed_id);
     if (status != UMBP_OK) {
         ssd_set_error(error_out, error_bytes, "%s/%016x.seg: %s", tier->directory, failed_id,
-                      umbp_status_text(status));
+                      disk_status_text(status));
     }
     if (listing->foreign_files > 0) {
         recovery->foreign_files = listing->foreign_files;
@@ -269,7 +269,7 @@ enum umbp_status ssd_recover(struct ssd_tier *tier, const struct ssd_super *supe
         status = recover_tell(tier, io, &set, visitor, recovery);
         if (status != UMBP_OK) {
             ssd_set_error(error_out, error_bytes, "%s: reading %zu segments: %s", tier->directory,
-                          set.count, umbp_status_text(status));
+                          set.count, disk_status_text(status));
         }
     }
     ssd_set_fini(&set);

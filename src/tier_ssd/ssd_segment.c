@@ -285,7 +285,7 @@ void ssd_segment_unlink(struct ssd_tier *tier, uint32_t id, uint64_t file_bytes)
     uint64_t held_back;
     if (!is_gone && log_limit_pass(&tier->unlink_limit, 10000, &held_back)) {
         log_warn("ssd_unlink_failed", "path=\"%s\" reason=\"%s\" held_back=%" PRIu64, path,
-                 umbp_status_text(status), held_back);
+                 disk_status_text(status), held_back);
     }
     mutex_lock(&tier->mutex);
     if (is_gone) {

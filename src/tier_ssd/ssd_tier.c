@@ -87,9 +87,14 @@ static enum umbp_status super_refused(const struct open_state *open, enum umbp_s
                       "%s/umbp.super is damaged: restore it, or remove the directory and lose what "
                       "is cached there",
                       directory);
+    } else if (status == UMBP_NOT_FOUND) {
+        ssd_set_error(open->error, open->error_bytes,
+                      "there is no %s/umbp.super: this is no directory of an SSD tier, or nothing "
+                      "has been stored there yet",
+                      directory);
     } else {
         ssd_set_error(open->error, open->error_bytes, "%s/umbp.super: %s", directory,
-                      umbp_status_text(status));
+                      disk_status_text(status));
     }
     return status;
 }
@@ -125,7 +130,7 @@ static enum umbp_status make_directory(const struct open_state *open)
                       "%s can't be made: the directory above it is missing", options->directory);
     } else if (status != UMBP_OK) {
         ssd_set_error(open->error, open->error_bytes, "%s can't be made: %s", options->directory,
-                      umbp_status_text(status));
+                      disk_status_text(status));
     }
     return status;
 }
@@ -140,9 +145,11 @@ static enum umbp_status take_lock(struct ssd_tier *tier, const struct open_state
     } else if (status == UMBP_LOCKED) {
         ssd_set_error(open->error, open->error_bytes, "%s is in use by another process",
                       tier->directory);
+    } else if (status == UMBP_NOT_FOUND) {
+        ssd_set_error(open->error, open->error_bytes, "%s is not a directory", tier->directory);
     } else if (status != UMBP_OK) {
         ssd_set_error(open->error, open->error_bytes, "%s/umbp.lock: %s", tier->directory,
-                      umbp_status_text(status));
+                      disk_status_text(status));
     }
     return status;
 }
@@ -157,7 +164,7 @@ static enum umbp_status new_super(struct ssd_tier *tier, struct open_state *open
     enum umbp_status status = ssd_super_write(tier->disk, tier->directory, &open->super);
     if (status != UMBP_OK) {
         ssd_set_error(open->error, open->error_bytes, "%s/umbp.super can't be written: %s",
-                      tier->directory, umbp_status_text(status));
+                      tier->directory, disk_status_text(status));
     }
     return status;
 }
@@ -206,7 +213,7 @@ static enum umbp_status enter_directory(struct ssd_tier *tier, struct open_state
     status = ssd_listing_read(tier->disk, tier->directory, listing);
     if (status != UMBP_OK) {
         ssd_set_error(open->error, open->error_bytes, "%s can't be listed: %s", tier->directory,
-                      umbp_status_text(status));
+                      disk_status_text(status));
         return status;
     }
     return find_super(tier, open, listing);
@@ -330,7 +337,7 @@ static enum umbp_status tier_set_up(struct ssd_tier *tier, struct open_state *op
     }
     if (status != UMBP_OK) {
         ssd_set_error(open->error, open->error_bytes, "setting up the SSD tier: %s",
-                      umbp_status_text(status));
+                      disk_status_text(status));
     }
     return status;
 }
@@ -350,7 +357,7 @@ enum umbp_status ssd_open(const struct ssd_options *options, const struct ssd_vi
     struct ssd_tier *tier = tier_create(options);
     if (!tier) {
         ssd_set_error(error_out, error_bytes, "setting up the SSD tier: %s",
-                      umbp_status_text(UMBP_NO_MEMORY));
+                      disk_status_text(UMBP_NO_MEMORY));
         return UMBP_NO_MEMORY;
     }
     status = enter_directory(tier, &open, &listing);

@@ -343,6 +343,12 @@ static void fsck_of_what_is_no_directory_fails(void **state)
     char *nothing = test_path(dir, "nothing");
     expect_run((const char *const[]){"fsck", "--ssd-dir", nothing, NULL}, NULL, 0, 3);
     assert_non_null(strstr(output.err, nothing));
+    assert_non_null(strstr(output.err, "no such file"));
+    expect_run((const char *const[]){"ls", "--ssd-dir", nothing, NULL}, NULL, 0, 3);
+    assert_non_null(strstr(output.err, "umbp.super: this is no directory of an SSD tier"));
+    fclose(fopen(nothing, "w"));
+    expect_run((const char *const[]){"put", "--ssd-dir", nothing, "key", NULL}, NULL, 0, 3);
+    assert_non_null(strstr(output.err, "is not a directory"));
     expect_run((const char *const[]){"fsck", NULL}, NULL, 0, 2);
     free(nothing);
 }
