@@ -26,7 +26,8 @@
  * so does each background job. Each method that is running counts in `active`. close() ends
  * service, and whoever leaves last gives up the object's reference; the last reference destroys the
  * handle, without the GIL. So a close amid calls is safe, and memory is returned as soon as nobody
- * uses it. An object that is dropped unclosed warns (ResourceWarning) and is closed.
+ * uses it. A close that was interrupted keeps the box, so that the next one waits for it. An object
+ * that is dropped unclosed warns (ResourceWarning) and is closed.
  *
  * Signals. flush, clear, close, the making of clients and host buffers may take seconds: on the
  * main thread they run as jobs, in a thread of their own, and the main thread looks for signals
@@ -35,7 +36,8 @@
  * buffers can't be left: they return within op_timeout_ms, and the exception comes then.
  *
  * fork. The library notices it: every call on a parent's client answers FORKED, and destroying one
- * does nothing. No lock is held here across anything, so none can be left locked in a child.
+ * does nothing; nor does close() in a child. No lock is held here across anything, so none can be
+ * left locked in a child, and no job is started there for a parent's client.
  *
  * Exit. The package closes what is open before the interpreter goes (atexit). A daemon thread that
  * is inside the library then never comes back for the GIL; all it uses stays held.
@@ -136,6 +138,9 @@ void native_scratch_fini(struct native_scratch *scratch);
 /* A str as UTF-8 or bytes; borrowed from `object`. `index` < 0: not of a list. */
 int native_key(PyObject *object, Py_ssize_t index, struct umbp_key *key_out);
 
+/* What a sequence holds now: the same tuple, or a new one. */
+PyObject *native_tuple(PyObject *sequence, const char *name);
+
 /* The keys of a batch: a tuple that holds them all. */
 PyObject *native_keys_open(PyObject *keys, size_t *count_out);
 /* Into the umbp_key at the beginning of each item. */
@@ -210,8 +215,9 @@ struct native_client_box {
 struct native_client {
     PyObject_HEAD struct native_client_box *box; /* NULL before __init__, and after all have left */
     size_t active;                               /* methods that are running */
-    bool closing;
-    pid_t owner; /* the process that made it */
+    bool closing;                                /* no new calls */
+    bool finished; /* a close() has ended: the last to leave gives up the box */
+    pid_t owner;   /* the process that made it */
 };
 
 /* The handle, and the call counted in; or NULL with an exception. */

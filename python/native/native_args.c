@@ -135,15 +135,23 @@ int native_key(PyObject *object, Py_ssize_t index, struct umbp_key *key_out)
     return wrong_type(text, "a key is a str or bytes", object);
 }
 
+PyObject *native_tuple(PyObject *sequence, const char *name)
+{
+    PyObject *tuple = PySequence_Tuple(sequence);
+    if (!tuple && PyErr_ExceptionMatches(PyExc_TypeError)) {
+        (void)prefix_error(name);
+    }
+    return tuple;
+}
+
 PyObject *native_keys_open(PyObject *keys, size_t *count_out)
 {
     if (PyUnicode_Check(keys) || PyBytes_Check(keys)) {
         PyErr_SetString(PyExc_TypeError, "keys: a sequence of keys, not a single one");
         return NULL;
     }
-    PyObject *tuple = PySequence_Tuple(keys);
+    PyObject *tuple = native_tuple(keys, "keys");
     if (!tuple) {
-        (void)prefix_error("keys");
         return NULL;
     }
     *count_out = (size_t)PyTuple_Size(tuple);
@@ -177,35 +185,45 @@ static int int_refused(const struct native_ints *ints, Py_ssize_t index, const c
     return -1;
 }
 
+/* By far the most common: an int from 0 to 2**63 - 1. False, without an exception, for others. */
+static bool plain_int(PyObject *object, uint64_t *value_out)
+{
+    int overflow = 0;
+    if (!PyLong_Check(object)) {
+        return false;
+    }
+    long long value = PyLong_AsLongLongAndOverflow(object, &overflow);
+    *value_out = (uint64_t)value;
+    return !overflow && value >= 0;
+}
+
 /* One int, or whatever has __index__. */
 static int int_of(const struct native_ints *ints, PyObject *object, Py_ssize_t index,
                   uint64_t *value_out)
 {
     char text[NAME_BYTES];
-    PyObject *made = NULL;
-    if (!PyLong_Check(object)) {
-        made = PyNumber_Index(object);
-        if (!made) {
-            return prefix_error(name_of(text, ints->name, ints->outer, index));
-        }
-        object = made;
-    }
-    /* Positive below 2**63 is by far the most common, and needs no exception to be told apart. */
     int overflow = 0;
-    long long value = PyLong_AsLongLongAndOverflow(object, &overflow);
+    if (plain_int(object, value_out)) {
+        return 0;
+    }
+    PyObject *number = PyNumber_Index(object);
+    if (!number) {
+        return prefix_error(name_of(text, ints->name, ints->outer, index));
+    }
     int result = 0;
+    long long value = PyLong_AsLongLongAndOverflow(number, &overflow);
     if (overflow > 0) {
-        *value_out = PyLong_AsUnsignedLongLong(object);
+        *value_out = PyLong_AsUnsignedLongLong(number);
         if (PyErr_Occurred()) {
             PyErr_Clear();
             result = int_refused(ints, index, "is 2**64 or more");
         }
     } else if (overflow < 0 || value < 0) {
-        result = value == -1 && PyErr_Occurred() ? -1 : int_refused(ints, index, "is negative");
+        result = int_refused(ints, index, "is negative");
     } else {
         *value_out = (uint64_t)value;
     }
-    Py_XDECREF(made);
+    Py_DECREF(number);
     return result;
 }
 
@@ -262,9 +280,9 @@ int native_ints_open(struct native_ints *ints, PyObject *object, const char *nam
     if (!PyList_Check(object) && !PyTuple_Check(object) && PyObject_CheckBuffer(object)) {
         return open_view(ints, object);
     }
-    ints->tuple = PySequence_Tuple(object);
+    ints->tuple = native_tuple(object, name_of(text, name, outer, -1));
     if (!ints->tuple) {
-        return prefix_error(name_of(text, name, outer, -1));
+        return -1;
     }
     ints->count = (size_t)PyTuple_Size(ints->tuple);
     return 0;
@@ -368,17 +386,20 @@ static int pair_open(PyObject *pair, const char *name, Py_ssize_t index,
                      struct native_memory *memory_out)
 {
     char text[NAME_BYTES];
-    struct native_ints ints = {.name = name_of(text, name, -1, index), .outer = -1};
     uint64_t pointer;
     uint64_t bytes;
     if (PyTuple_Size(pair) != 2) {
-        PyErr_Format(PyExc_ValueError, "%s: a tuple (pointer, size), not of %zd items", text,
-                     PyTuple_Size(pair));
+        PyErr_Format(PyExc_ValueError, "%s: a tuple (pointer, size), not of %zd items",
+                     name_of(text, name, -1, index), PyTuple_Size(pair));
         return -1;
     }
-    if (int_of(&ints, PyTuple_GetItem(pair, 0), 0, &pointer) != 0 ||
-        int_of(&ints, PyTuple_GetItem(pair, 1), 1, &bytes) != 0) {
-        return -1;
+    PyObject *first = PyTuple_GetItem(pair, 0);
+    PyObject *second = PyTuple_GetItem(pair, 1);
+    if (!plain_int(first, &pointer) || !plain_int(second, &bytes)) {
+        struct native_ints ints = {.name = name_of(text, name, -1, index), .outer = -1};
+        if (int_of(&ints, first, 0, &pointer) != 0 || int_of(&ints, second, 1, &bytes) != 0) {
+            return -1;
+        }
     }
     memory_out->view.obj = NULL;
     memory_out->data = (void *)(uintptr_t)pointer;

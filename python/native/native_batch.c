@@ -73,7 +73,7 @@ static int batch_memories(struct batch *batch, PyObject *object, const char *nam
         PyErr_Format(PyExc_TypeError, "%s: a sequence, one for each key", name);
         return -1;
     }
-    PyObject *tuple = PySequence_Tuple(object);
+    PyObject *tuple = native_tuple(object, name);
     if (!tuple) {
         return -1;
     }

@@ -38,7 +38,7 @@ void native_client_leave(PyObject *self)
 {
     struct native_client *client = client_of(self);
     client->active--;
-    if (client->closing && client->active == 0) {
+    if (client->finished && client->active == 0) {
         struct native_client_box *box = client->box;
         client->box = NULL;
         Py_BEGIN_ALLOW_THREADS;
@@ -214,10 +214,19 @@ static int upkeep_do(struct native_client *client, enum upkeep_kind kind, uint32
     return 0;
 }
 
+/* Whether this is a forked child, and the client the parent's. */
+static bool is_parents(const struct native_client *client)
+{
+    return client->box && client->owner != getpid();
+}
+
 static PyObject *upkeep_call(PyObject *self, enum upkeep_kind kind, uint32_t timeout_ms,
                              const char *name)
 {
     enum umbp_status status = UMBP_OK;
+    if (is_parents(client_of(self))) {
+        return native_raise_status(UMBP_FORKED, name);
+    }
     if (!native_client_enter(self)) {
         return NULL;
     }
@@ -262,17 +271,17 @@ static PyObject *client_close(PyObject *self, PyObject *args, PyObject *named)
         return NULL;
     }
     client->closing = true; /* also of one that was never made */
-    if (!client->box) {
+    if (!client->box || is_parents(client)) {
         Py_RETURN_NONE;
     }
     client->active++;
     int failed = upkeep_do(client, UPKEEP_CLOSE, timeout_ms, &status);
+    client->finished = client->finished || !failed;
     native_client_leave(self);
     if (failed) {
         return NULL;
     }
-    /* In a forked child there is nothing to close: the client is the parent's. */
-    if (status != UMBP_OK && status != UMBP_FORKED) {
+    if (status != UMBP_OK) {
         return native_raise_status(status, "close");
     }
     Py_RETURN_NONE;

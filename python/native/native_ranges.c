@@ -114,7 +114,7 @@ static int nested(struct pieces *pieces, PyObject *const columns[COLUMNS])
             Py_INCREF(outer[c]);
             continue;
         }
-        outer[c] = PySequence_Tuple(columns[c]);
+        outer[c] = native_tuple(columns[c], column_names[c]);
         if (!outer[c]) {
             goto release;
         }

@@ -135,7 +135,13 @@ class HostBuffer(_umbp.HostBuffer):
 
 def _close_all():
     """Before the interpreter goes: what is open is closed, which flushes it."""
-    for client in list(_open):
+    while True:
+        try:
+            clients = list(_open)
+            break
+        except RuntimeError:  # a daemon thread makes one meanwhile
+            continue
+    for client in clients:
         try:
             client.close()
         except Exception:  # at exit there is nobody to tell
