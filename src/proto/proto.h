@@ -40,7 +40,7 @@
 #define PROTO_TAGS_MAX 64u
 #define PROTO_TIERS_MAX 8u
 #define PROTO_EXCLUDE_MAX 1024u
-#define PROTO_NODE_NONE UINT32_MAX
+#define PROTO_NODE_NONE 0u /* no handle */
 
 /* Numbers are never reused. */
 enum proto_op {
@@ -143,8 +143,8 @@ struct proto_buffer {
     size_t bytes;
 };
 
-/* A frame without a body: CLEAR, UNREGISTER (aux: the incarnation), NODES (aux: the version of the
- * members that the client knows), STATS; and any reply that is only a status. */
+/* A frame without a body: CLEAR, UNREGISTER (aux: the incarnation), STATS; and any reply that is
+ * only a status. */
 MUST_USE enum umbp_status proto_bare_encode(struct proto_buffer buffer, struct proto_call call,
                                             enum proto_op op, uint16_t flags,
                                             enum umbp_status status, uint64_t aux,
@@ -177,14 +177,19 @@ static inline struct proto_text proto_text_of(const char *text)
 
 /* ------------------------------------------------------------------------ to a node ------ */
 
-/* A piece of the peer's memory: its address (of the peer's process, which is also the address for
- * RMA), the remote key for RMA, and how long it is. */
+/* What it takes to reach a region of a peer's memory by RMA: the fabric's key, two words. */
+struct proto_key {
+    uint64_t key;
+    uint64_t base;
+};
+
+/* A piece of the peer's memory: its address as the peer knows it, its key, and how long it is. */
 struct proto_piece {
     uint64_t address;
-    uint64_t remote_key;
+    struct proto_key key;
     uint64_t bytes;
 };
-#define PROTO_PIECE_BYTES 24u
+#define PROTO_PIECE_BYTES 32u
 struct proto_piece proto_piece_at(struct proto_rows pieces, uint32_t index);
 
 /*
@@ -238,9 +243,9 @@ struct proto_range {
     uint64_t offset;
     uint64_t bytes; /* at least 1 */
     uint64_t address;
-    uint64_t remote_key;
+    struct proto_key key;
 };
-#define PROTO_RANGE_BYTES 32u
+#define PROTO_RANGE_BYTES 40u
 struct proto_range proto_range_at(struct proto_rows ranges, uint32_t index);
 
 struct proto_get {
@@ -376,23 +381,29 @@ bool proto_stats_next(struct proto_walk *walk, struct proto_stat *item_out);
 
 /* -------------------------------------------------------------- a node to a master ------- */
 
+/* What a node says of one of its tiers. */
 struct proto_capacity {
     enum proto_tier tier;
     uint32_t page_bytes; /* 0: not known */
     uint64_t total_bytes;
     uint64_t used_bytes;
+    uint64_t evictable_bytes; /* of those used: what its own evictor can free at once */
+    uint64_t largest_bytes;   /* the largest value that it takes; 0: not said */
+    uint64_t keys;
 };
 struct proto_capacity proto_capacity_at(struct proto_rows capacities, uint32_t index);
 struct proto_text proto_tag_at(struct proto_rows tags, const uint8_t *flat, uint32_t index);
 
-/* REGISTER: the whole truth about a node. `incarnation` is drawn anew at each start; sequences of
- * events belong to it. No items. */
+/*
+ * REGISTER: the whole truth about a node. `incarnation` is drawn anew at each start; the numbers of
+ * its bundles belong to it. No items.
+ */
 struct proto_register {
     struct proto_text id;
     struct proto_text address;      /* of its fabric */
-    struct proto_text peer_address; /* what the public gRPC answers give out; may be empty */
+    struct proto_text node_address; /* what the public gRPC answers give out; may be empty, */
+    struct proto_text peer_address; /* as this */
     uint64_t incarnation;
-    uint64_t next_sequence;                  /* of the next event that will happen here */
     const struct proto_capacity *capacities; /* encoding */
     const struct proto_text *tags;           /* encoding */
     struct proto_rows capacity_rows;         /* decoded: for proto_capacity_at */
@@ -416,11 +427,13 @@ enum proto_session_flag {
 /* The reply of REGISTER, HEARTBEAT and SYNC. */
 struct proto_session {
     uint64_t master_incarnation;
-    uint64_t applied_sequence; /* events up to and with this one are in the master's index */
-    uint32_t node_index;
-    uint32_t flags; /* enum proto_session_flag */
+    uint64_t acked_sequence; /* bundles up to and with this one are in the master's index */
+    uint64_t sync_id;        /* of the full sync under way; 0 if none, */
+    uint32_t next_chunk;     /* and the chunk that it waits for */
+    uint32_t node_index;     /* the node's handle */
+    uint32_t flags;          /* enum proto_session_flag */
     uint32_t heartbeat_ms;
-    uint32_t expiry_ms;
+    uint32_t expiry_ms; /* without a beat for that long the node is dropped */
 };
 MUST_USE enum umbp_status proto_session_encode(struct proto_buffer buffer, struct proto_call call,
                                                enum proto_op op, enum umbp_status status,
@@ -441,17 +454,18 @@ struct proto_event {
 #define PROTO_EVENT_BYTES 32u
 
 /*
- * HEARTBEAT: events in order without gaps, event i having the number first_sequence + i, and the
- * present capacities. Without events first_sequence is the number of the next event.
- * SYNC: one chunk of a full sync: all add events, unnumbered. Chunks are numbered from 0; the last
- * says so, and that the events from next_sequence on are to be applied on top.
+ * HEARTBEAT: one bundle of events in order, with its number: 1 for an incarnation's first, and one
+ * more for each that follows; it is sent again unchanged until it is acknowledged. Without events
+ * the number is that of the last bundle sent, and the beat only carries the present capacities.
+ * SYNC: one chunk of a full sync: all add events. Chunks are numbered from 0; `sequence` is that of
+ * the last bundle that the listing includes.
  */
 struct proto_beat {
     uint64_t incarnation;
-    uint64_t first_sequence; /* SYNC: next_sequence */
-    uint64_t sync_id;        /* SYNC: tells one full sync from the next. HEARTBEAT: 0 */
-    uint32_t chunk;          /* SYNC */
-    bool is_last;            /* SYNC */
+    uint64_t sequence;
+    uint64_t sync_id; /* SYNC: not 0, another for each full sync. HEARTBEAT: 0 */
+    uint32_t chunk;   /* SYNC */
+    bool is_last;     /* SYNC */
     uint32_t node_index;
     const struct proto_capacity *capacities; /* encoding */
     struct proto_rows capacity_rows;         /* decoded */
@@ -470,13 +484,12 @@ size_t proto_beat_bytes(uint32_t capacities, uint32_t events, size_t key_bytes);
 /* ------------------------------------------------------------ a client to a master ------- */
 
 /*
- * ROUTE_PUT, ROUTE_GET, LOOKUP: fingerprints, for ROUTE_PUT with sizes. `members_version` is what
- * the client knows of the members (0: nothing); the reply of the two ROUTEs tells what changed
- * since.
+ * ROUTE_PUT, ROUTE_GET, LOOKUP: fingerprints, for ROUTE_PUT with sizes. Nodes are named by the
+ * master's handles, which stand for one life of a node at its addresses.
  */
 struct proto_ask {
-    uint64_t members_version;
     uint32_t node_index;            /* the client's own node, or PROTO_NODE_NONE */
+    bool wants_nodes;               /* the answer shall describe the nodes that it names */
     const uint32_t *exclude;        /* encoding: nodes that shall not be answered */
     struct proto_rows exclude_rows; /* decoded: for proto_exclude_at */
     uint32_t exclude_count;
@@ -494,12 +507,8 @@ MUST_USE enum umbp_status proto_ask_open(const struct proto_frame *frame, struct
                                          struct proto_walk *walk_out);
 bool proto_want_next(struct proto_walk *walk, struct proto_want *want_out);
 
-enum proto_node_flag {
-    PROTO_NODE_GONE = 1, /* left or expired; the index may be given to another later */
-};
 struct proto_node {
     uint32_t index;
-    uint32_t flags; /* enum proto_node_flag */
     uint64_t incarnation;
     struct proto_text id;
     struct proto_text address;
@@ -518,11 +527,9 @@ struct proto_route {
     uint32_t node_index;
     uint64_t bytes; /* of the value, 0 if not known */
 };
-/* The nodes: every change of the members since the version that the client knew (its whole list, if
- * that was 0 or too old: then with `members_whole`, and what is not listed is gone). */
+/* The nodes that come with routes; or that NODES asked for. A handle that is not among those asked
+ * for is no living node's. */
 struct proto_members {
-    uint64_t version;
-    bool is_whole;
     uint32_t node_count;
     const struct proto_node *nodes; /* encoding */
     struct proto_walk walk;         /* decoded: for proto_node_next */
@@ -536,7 +543,8 @@ MUST_USE enum umbp_status proto_routes_open(const struct proto_frame *frame,
                                             struct proto_walk *walk_out);
 bool proto_route_next(struct proto_walk *walk, struct proto_route *route_out);
 bool proto_node_next(struct proto_walk *walk, struct proto_node *node_out);
-/* NODES' reply is proto_routes_encode with no routes. */
+/* NODES asks with proto_numbers_encode for handles (none: for all nodes); its reply is
+ * proto_routes_encode with no routes. */
 
 /* LOOKUP's reply: per item the tiers that hold it, as PROTO_TIER_BITs; 0: nobody has it. */
 MUST_USE enum umbp_status proto_found_encode(struct proto_buffer buffer, struct proto_call call,
@@ -548,8 +556,12 @@ MUST_USE enum umbp_status proto_found_open(const struct proto_frame *frame,
 
 /* ------------------------------------------------------------------ external KV index ---- */
 
-/* EXT_REPORT, EXT_REVOKE (keys and a tier of a node), EXT_REVOKE_ALL (no keys), EXT_MATCH (keys; no
- * node, no tier), EXT_HITS (keys). The first three are answered by a bare status. */
+/*
+ * EXT_REPORT, EXT_REVOKE (fingerprints at a tier of a node), EXT_REVOKE_ALL (none; PROTO_TIER_NONE:
+ * every tier), EXT_MATCH and EXT_HITS (fingerprints; no node, no tier). The first three are
+ * answered by a bare status, EXT_HITS by numbers, EXT_MATCH by routes: one for each place where one
+ * of the hashes is, with `bytes` being its index in the request, and the nodes.
+ */
 struct proto_ext {
     struct proto_text node_id;
     enum proto_tier tier;
@@ -557,28 +569,10 @@ struct proto_ext {
 };
 MUST_USE enum umbp_status proto_ext_encode(struct proto_buffer buffer, struct proto_call call,
                                            enum proto_op op, const struct proto_ext *ext,
-                                           const struct umbp_key *keys, uint32_t count,
+                                           const struct fingerprint *prints, uint32_t count,
                                            size_t *bytes_out);
-/* The keys are walked with proto_keys_next. */
 MUST_USE enum umbp_status proto_ext_open(const struct proto_frame *frame, struct proto_ext *ext_out,
                                          struct proto_walk *walk_out);
-
-/* EXT_MATCH's reply: one item for each node and tier that has any of the keys. */
-struct proto_match {
-    struct proto_text node_id;
-    struct proto_text peer_address;
-    enum proto_tier tier;
-    uint32_t distinct;       /* keys that the node has in any tier */
-    const uint32_t *indices; /* encoding: which of the keys asked for */
-    struct proto_rows rows;  /* decoded: for proto_index_at */
-    uint32_t index_count;
-};
-uint32_t proto_index_at(struct proto_rows indices, uint32_t index);
-MUST_USE enum umbp_status proto_match_encode(struct proto_buffer buffer, struct proto_call call,
-                                             const struct proto_match *items, uint32_t count,
-                                             size_t *bytes_out);
-MUST_USE enum umbp_status proto_match_open(const struct proto_frame *frame,
-                                           struct proto_walk *walk_out);
-bool proto_match_next(struct proto_walk *walk, struct proto_match *item_out);
+bool proto_print_next(struct proto_walk *walk, struct fingerprint *print_out);
 
 #endif

@@ -5,8 +5,8 @@
  *   PUT row, 24     bytes 0, depth 8, crc 12, key_bytes 16, flags 18, pieces 20
  *   GET row, 16     bytes 0, ranges 8, key_bytes 12, flags 14
  *   GET reply, 24   bytes 0, crc 8, depth 12, places 16, status 20, tier 22, flags 23
- *   piece, 24       address 0, remote key 8, bytes 16
- *   range, 32       offset 0, bytes 8, address 16, remote key 24
+ *   piece, 32       address 0, key 8 and 16, bytes 24
+ *   range, 40       offset 0, bytes 8, address 16, key 24 and 32
  *   place, 16       address 0, bytes 8
  */
 #include "proto/proto_priv.h"
@@ -25,13 +25,22 @@ enum {
 struct proto_piece proto_piece_at(struct proto_rows pieces, uint32_t index)
 {
     const uint8_t *at = pieces.at + (size_t)index * PROTO_PIECE_BYTES;
-    return (struct proto_piece){load64(at), load64(at + 8), load64(at + 16)};
+    return (struct proto_piece){load64(at), {load64(at + 8), load64(at + 16)}, load64(at + 24)};
+}
+
+void proto_piece_store(uint8_t *at, const struct proto_piece *piece)
+{
+    store64(at, piece->address);
+    store64(at + 8, piece->key.key);
+    store64(at + 16, piece->key.base);
+    store64(at + 24, piece->bytes);
 }
 
 struct proto_range proto_range_at(struct proto_rows ranges, uint32_t index)
 {
     const uint8_t *at = ranges.at + (size_t)index * PROTO_RANGE_BYTES;
-    return (struct proto_range){load64(at), load64(at + 8), load64(at + 16), load64(at + 24)};
+    return (struct proto_range){
+        load64(at), load64(at + 8), load64(at + 16), {load64(at + 24), load64(at + 32)}};
 }
 
 struct proto_place proto_place_at(struct proto_rows places, uint32_t index)
@@ -41,13 +50,6 @@ struct proto_place proto_place_at(struct proto_rows places, uint32_t index)
 }
 
 /* ------------------------------------------------------------------------------ PUT ------ */
-
-static void piece_store(uint8_t *at, const struct proto_piece *piece)
-{
-    store64(at, piece->address);
-    store64(at + 8, piece->remote_key);
-    store64(at + 16, piece->bytes);
-}
 
 /* Pieces of at least a byte each, that make up the value. */
 static bool pieces_add_up(const struct proto_put *item)
@@ -94,7 +96,7 @@ enum umbp_status proto_put_encode(struct proto_buffer buffer, struct proto_call 
         store16(out.row + 18, items[i].has_crc ? PUT_HAS_CRC : 0);
         store32(out.row + 20, items[i].piece_count);
         for (uint32_t p = 0; p < items[i].piece_count; p++, out.sub += PROTO_PIECE_BYTES) {
-            piece_store(out.sub, &items[i].pieces[p]);
+            proto_piece_store(out.sub, &items[i].pieces[p]);
         }
         put_flat(&out, items[i].key.data, items[i].key.bytes);
     }
@@ -166,7 +168,8 @@ static void range_store(uint8_t *at, const struct proto_range *range)
     store64(at, range->offset);
     store64(at + 8, range->bytes);
     store64(at + 16, range->address);
-    store64(at + 24, range->remote_key);
+    store64(at + 24, range->key.key);
+    store64(at + 32, range->key.base);
 }
 
 /* What can be said without the value: a range ends within the largest one, and within this one if

@@ -2,21 +2,22 @@
 /*
  * The bodies between nodes and masters.
  *
- *   REGISTER    32   incarnation 0, next sequence 8, capacities 16, tags 20, id_bytes 24,
- *                    address_bytes 26, peer_address_bytes 28; then capacities, tags' lengths (2
- *                    each), id, address, peer address, tags
- *   session     32   master incarnation 0, applied sequence 8, node index 16, flags 20,
- *                    heartbeat 24, expiry 28
- *   beat        40   incarnation 0, first sequence 8, sync id 16, chunk 24, node index 28,
- *                    capacities 32, flags 36; then events, capacities, keys
+ *   REGISTER    24   incarnation 0, capacities 8, tags 12, lengths of id 16, address 18, node
+ *                    address 20, peer address 22; then capacities, tags' lengths (2 each), those
+ *                    texts, tags
+ *   session     44   master incarnation 0, acked sequence 8, sync id 16, next chunk 24, node index
+ *                    28, flags 32, heartbeat 36, expiry 40
+ *   beat        40   incarnation 0, sequence 8, sync id 16, chunk 24, node index 28, capacities 32,
+ *                    flags 36; then events, capacities, keys
  *   event       32   print 0 and 8, bytes 16, depth 24, key_bytes 28, tier 30, flags 31
- *   capacity    24   total 0, used 8, page bytes 16, tier 20
+ *   capacity    48   total 0, used 8, evictable 16, largest 24, keys 32, page bytes 40, tier 44
  */
 #include "proto/proto_priv.h"
 
-#define REGISTER_FIXED 32u
+#define REGISTER_FIXED 24u
+#define REGISTER_TEXTS 4u
 #define TAG_ROW 2u
-#define SESSION_FIXED 32u
+#define SESSION_FIXED 44u
 #define BEAT_FIXED 40u
 
 enum {
@@ -30,19 +31,25 @@ void proto_capacity_store(uint8_t *at, const struct proto_capacity *capacity)
 {
     store64(at, capacity->total_bytes);
     store64(at + 8, capacity->used_bytes);
-    store32(at + 16, capacity->page_bytes);
-    store32(at + 20, (uint32_t)capacity->tier);
+    store64(at + 16, capacity->evictable_bytes);
+    store64(at + 24, capacity->largest_bytes);
+    store64(at + 32, capacity->keys);
+    store32(at + 40, capacity->page_bytes);
+    store32(at + 44, (uint32_t)capacity->tier);
 }
 
 struct proto_capacity proto_capacity_at(struct proto_rows capacities, uint32_t index)
 {
     const uint8_t *at = capacities.at + (size_t)index * CAPACITY_BYTES;
-    uint32_t tier = load32(at + 20);
+    uint32_t tier = load32(at + 44);
     return (struct proto_capacity){
         .tier = tier <= PROTO_TIER_SSD ? (enum proto_tier)tier : PROTO_TIER_NONE,
-        .page_bytes = load32(at + 16),
+        .page_bytes = load32(at + 40),
         .total_bytes = load64(at),
         .used_bytes = load64(at + 8),
+        .evictable_bytes = load64(at + 16),
+        .largest_bytes = load64(at + 24),
+        .keys = load64(at + 32),
     };
 }
 
@@ -52,18 +59,20 @@ enum umbp_status proto_register_encode(struct proto_buffer buffer, struct proto_
                                        const struct proto_register *node, size_t *bytes_out)
 {
     struct proto_out out;
-    uint64_t flat = (uint64_t)node->id.bytes + node->address.bytes + node->peer_address.bytes;
+    const struct proto_text texts[REGISTER_TEXTS] = {node->id, node->address, node->node_address,
+                                                     node->peer_address};
+    uint64_t flat = 0;
 
-    if (!text_fits(node->id) || !node->id.bytes || !text_fits(node->address) ||
-        !text_fits(node->peer_address) || node->tag_count > PROTO_TAGS_MAX ||
+    if (!node->id.bytes || node->tag_count > PROTO_TAGS_MAX ||
         node->capacity_count > PROTO_TIERS_MAX) {
         return UMBP_INVALID_VALUE;
     }
-    for (uint32_t i = 0; i < node->tag_count; i++) {
-        if (!text_fits(node->tags[i])) {
+    for (uint32_t i = 0; i < REGISTER_TEXTS + node->tag_count; i++) {
+        struct proto_text text = i < REGISTER_TEXTS ? texts[i] : node->tags[i - REGISTER_TEXTS];
+        if (!text_fits(text)) {
             return UMBP_INVALID_VALUE;
         }
-        flat += node->tags[i].bytes;
+        flat += text.bytes;
     }
     uint64_t subs = (uint64_t)node->capacity_count * CAPACITY_BYTES + node->tag_count * TAG_ROW;
     enum umbp_status status = proto_out_begin(buffer, REGISTER_FIXED, subs, flat, 0, &out);
@@ -71,18 +80,15 @@ enum umbp_status proto_register_encode(struct proto_buffer buffer, struct proto_
         return status;
     }
     store64(out.row, node->incarnation);
-    store64(out.row + 8, node->next_sequence);
-    store32(out.row + 16, node->capacity_count);
-    store32(out.row + 20, node->tag_count);
-    store16(out.row + 24, node->id.bytes);
-    store16(out.row + 26, node->address.bytes);
-    store16(out.row + 28, node->peer_address.bytes);
+    store32(out.row + 8, node->capacity_count);
+    store32(out.row + 12, node->tag_count);
     for (uint32_t i = 0; i < node->capacity_count; i++, out.sub += CAPACITY_BYTES) {
         proto_capacity_store(out.sub, &node->capacities[i]);
     }
-    put_flat(&out, node->id.data, node->id.bytes);
-    put_flat(&out, node->address.data, node->address.bytes);
-    put_flat(&out, node->peer_address.data, node->peer_address.bytes);
+    for (uint32_t i = 0; i < REGISTER_TEXTS; i++) {
+        store16(out.row + 16 + 2 * i, texts[i].bytes);
+        put_flat(&out, texts[i].data, texts[i].bytes);
+    }
     for (uint32_t i = 0; i < node->tag_count; i++, out.sub += TAG_ROW) {
         store16(out.sub, node->tags[i].bytes);
         put_flat(&out, node->tags[i].data, node->tags[i].bytes);
@@ -96,22 +102,16 @@ static bool register_flat(const uint8_t *body, const uint8_t *tags, uint32_t tag
                           uint64_t *flat_out)
 {
     uint64_t flat = 0;
-    for (uint32_t i = 0; i < 3; i++) {
-        uint16_t bytes = load16(body + 24 + 2 * i);
-        if (bytes > PROTO_TEXT_MAX) {
-            return false;
-        }
-        flat += bytes;
-    }
-    for (uint32_t i = 0; i < tag_count; i++) {
-        uint16_t bytes = load16(tags + (size_t)i * TAG_ROW);
+    for (uint32_t i = 0; i < REGISTER_TEXTS + tag_count; i++) {
+        uint16_t bytes = i < REGISTER_TEXTS ? load16(body + 16 + 2 * i)
+                                            : load16(tags + (i - REGISTER_TEXTS) * TAG_ROW);
         if (bytes > PROTO_TEXT_MAX) {
             return false;
         }
         flat += bytes;
     }
     *flat_out = flat;
-    return load16(body + 24) > 0;
+    return load16(body + 16) > 0;
 }
 
 enum umbp_status proto_register_decode(const struct proto_frame *frame,
@@ -124,9 +124,9 @@ enum umbp_status proto_register_decode(const struct proto_frame *frame,
     if (body_bytes < REGISTER_FIXED || frame->header.count) {
         return UMBP_CORRUPT;
     }
-    uint32_t capacities = load32(body + 16);
-    uint32_t tag_count = load32(body + 20);
-    if (capacities > PROTO_TIERS_MAX || tag_count > PROTO_TAGS_MAX || load16(body + 30)) {
+    uint32_t capacities = load32(body + 8);
+    uint32_t tag_count = load32(body + 12);
+    if (capacities > PROTO_TIERS_MAX || tag_count > PROTO_TAGS_MAX) {
         return UMBP_CORRUPT;
     }
     uint32_t head = REGISTER_FIXED + capacities * CAPACITY_BYTES + tag_count * TAG_ROW;
@@ -137,14 +137,14 @@ enum umbp_status proto_register_decode(const struct proto_frame *frame,
     }
     struct proto_walk walk = {.sub = body + REGISTER_FIXED, .flat = body + head};
     struct proto_register node = {
-        .id = take_text(&walk, load16(body + 24)),
+        .id = take_text(&walk, load16(body + 16)),
         .incarnation = load64(body),
-        .next_sequence = load64(body + 8),
         .capacity_count = capacities,
         .tag_count = tag_count,
     };
-    node.address = take_text(&walk, load16(body + 26));
-    node.peer_address = take_text(&walk, load16(body + 28));
+    node.address = take_text(&walk, load16(body + 18));
+    node.node_address = take_text(&walk, load16(body + 20));
+    node.peer_address = take_text(&walk, load16(body + 22));
     node.capacity_rows = take_rows(&walk, capacities, CAPACITY_BYTES);
     node.tag_rows = take_rows(&walk, tag_count, TAG_ROW);
     node.tag_flat = walk.flat;
@@ -172,11 +172,13 @@ enum umbp_status proto_session_encode(struct proto_buffer buffer, struct proto_c
         return made;
     }
     store64(out.row, session->master_incarnation);
-    store64(out.row + 8, session->applied_sequence);
-    store32(out.row + 16, session->node_index);
-    store32(out.row + 20, session->flags);
-    store32(out.row + 24, session->heartbeat_ms);
-    store32(out.row + 28, session->expiry_ms);
+    store64(out.row + 8, session->acked_sequence);
+    store64(out.row + 16, session->sync_id);
+    store32(out.row + 24, session->next_chunk);
+    store32(out.row + 28, session->node_index);
+    store32(out.row + 32, session->flags);
+    store32(out.row + 36, session->heartbeat_ms);
+    store32(out.row + 40, session->expiry_ms);
     *bytes_out = proto_out_end(&out, call, (uint16_t)op, PROTO_FLAG_REPLY, status, 0, 0);
     return UMBP_OK;
 }
@@ -190,11 +192,13 @@ enum umbp_status proto_session_decode(const struct proto_frame *frame,
     }
     *session_out = (struct proto_session){
         .master_incarnation = load64(body),
-        .applied_sequence = load64(body + 8),
-        .node_index = load32(body + 16),
-        .flags = load32(body + 20),
-        .heartbeat_ms = load32(body + 24),
-        .expiry_ms = load32(body + 28),
+        .acked_sequence = load64(body + 8),
+        .sync_id = load64(body + 16),
+        .next_chunk = load32(body + 24),
+        .node_index = load32(body + 28),
+        .flags = load32(body + 32),
+        .heartbeat_ms = load32(body + 36),
+        .expiry_ms = load32(body + 40),
     };
     return UMBP_OK;
 }
@@ -242,7 +246,7 @@ enum umbp_status proto_beat_encode(struct proto_buffer buffer, struct proto_call
         return status;
     }
     store64(out.row, beat->incarnation);
-    store64(out.row + 8, beat->first_sequence);
+    store64(out.row + 8, beat->sequence);
     store64(out.row + 16, beat->sync_id);
     store32(out.row + 24, beat->chunk);
     store32(out.row + 28, beat->node_index);
@@ -288,7 +292,7 @@ enum umbp_status proto_beat_open(const struct proto_frame *frame, struct proto_b
     }
     *beat_out = (struct proto_beat){
         .incarnation = load64(body),
-        .first_sequence = load64(body + 8),
+        .sequence = load64(body + 8),
         .sync_id = load64(body + 16),
         .chunk = load32(body + 24),
         .is_last = load32(body + 36) & BEAT_IS_LAST,

@@ -57,7 +57,7 @@ enum umbp_status proto_keys_encode(struct proto_buffer buffer, struct proto_call
     return UMBP_OK;
 }
 
-bool proto_keys_measure(const uint8_t *row, struct proto_claim *claim)
+static bool keys_measure(const uint8_t *row, struct proto_claim *claim)
 {
     claim->flat = load16(row);
     return key_bytes_fit(load16(row));
@@ -65,7 +65,7 @@ bool proto_keys_measure(const uint8_t *row, struct proto_claim *claim)
 
 enum umbp_status proto_keys_open(const struct proto_frame *frame, struct proto_walk *walk_out)
 {
-    return proto_body_open(frame, 0, KEY_ROW, 0, proto_keys_measure, nothing, walk_out);
+    return proto_body_open(frame, 0, KEY_ROW, 0, keys_measure, nothing, walk_out);
 }
 
 bool proto_keys_next(struct proto_walk *walk, struct umbp_key *key_out)
@@ -272,9 +272,7 @@ enum umbp_status proto_slots_encode(struct proto_buffer buffer, struct proto_cal
         store32(out.row + 8, items[i].piece_count);
         store16(out.row + 12, (uint16_t)items[i].status);
         for (uint32_t p = 0; p < items[i].piece_count; p++, out.sub += PROTO_PIECE_BYTES) {
-            store64(out.sub, items[i].pieces[p].address);
-            store64(out.sub + 8, items[i].pieces[p].remote_key);
-            store64(out.sub + 16, items[i].pieces[p].bytes);
+            proto_piece_store(out.sub, &items[i].pieces[p]);
         }
     }
     *bytes_out =

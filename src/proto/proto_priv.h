@@ -134,14 +134,13 @@ static inline struct proto_rows take_rows(struct proto_walk *walk, uint32_t coun
 }
 
 /* Row codecs that several bodies share. */
-#define CAPACITY_BYTES 24u
+#define CAPACITY_BYTES 48u
+void proto_piece_store(uint8_t *at, const struct proto_piece *piece);
 void proto_capacity_store(uint8_t *at, const struct proto_capacity *capacity);
 
 static inline bool key_bytes_fit(uint16_t bytes)
 {
     return bytes >= UMBP_KEY_BYTES_MIN && bytes <= UMBP_KEY_BYTES_MAX;
 }
-
-bool proto_keys_measure(const uint8_t *row, struct proto_claim *claim);
 
 #endif

@@ -2,12 +2,12 @@
 /*
  * The bodies between clients and masters.
  *
- *   ask          16   members version 0, node index 8, excluded 12; then wants, excluded indices
+ *   ask          16   node index 0, excluded 4, flags 8, zero 12; then wants, excluded indices
  *   want         16   print 0 and 8; for ROUTE_PUT 24: bytes 16
- *   routes       16   members version 0, nodes 8, flags 12; then routes, nodes, capacities, texts
+ *   routes        8   nodes 0, zero 4; then routes, nodes, capacities, texts
  *   route        16   bytes 0, node index 8, status 12, tier 14, replicas 15
- *   node         32   incarnation 0, index 8, flags 12, capacities 16, id_bytes 20,
- *                     address_bytes 22, peer_address_bytes 24
+ *   node         24   incarnation 0, index 8, capacities 12, lengths of id 16, address 18, peer
+ *                     address 20, zero 22
  *   LOOKUP reply      a byte each
  */
 #include "proto/proto_priv.h"
@@ -16,12 +16,12 @@
 #define PRINT_ROW 16u
 #define WANT_ROW 24u
 #define EXCLUDE_BYTES 4u
-#define ROUTES_FIXED 16u
+#define ROUTES_FIXED 8u
 #define ROUTE_ROW 16u
-#define NODE_ROW 32u
+#define NODE_ROW 24u
 
 enum {
-    ROUTES_WHOLE = 1
+    ASK_WANTS_NODES = 1
 };
 
 /* ----------------------------------------------------------------------------- asking ---- */
@@ -44,9 +44,9 @@ enum umbp_status proto_ask_encode(struct proto_buffer buffer, struct proto_call 
     if (status != UMBP_OK) {
         return status;
     }
-    store64(out.row, ask->members_version);
-    store32(out.row + 8, ask->node_index);
-    store32(out.row + 12, ask->exclude_count);
+    store32(out.row, ask->node_index);
+    store32(out.row + 4, ask->exclude_count);
+    store32(out.row + 8, ask->wants_nodes ? ASK_WANTS_NODES : 0);
     out.row += ASK_FIXED;
     for (uint32_t i = 0; i < count; i++, out.row += row_bytes) {
         store64(out.row, wants[i].print.low);
@@ -71,8 +71,9 @@ enum umbp_status proto_ask_open(const struct proto_frame *frame, struct proto_as
     if (frame->header.body_bytes < ASK_FIXED) {
         return UMBP_CORRUPT;
     }
-    uint32_t excluded = load32(body + 12);
-    if (excluded > PROTO_EXCLUDE_MAX) {
+    uint32_t excluded = load32(body + 4);
+    if (excluded > PROTO_EXCLUDE_MAX || load32(body + 8) & ~(unsigned)ASK_WANTS_NODES ||
+        load32(body + 12)) {
         return UMBP_CORRUPT;
     }
     enum umbp_status status =
@@ -82,8 +83,8 @@ enum umbp_status proto_ask_open(const struct proto_frame *frame, struct proto_as
         return status;
     }
     *ask_out = (struct proto_ask){
-        .members_version = load64(body),
-        .node_index = load32(body + 8),
+        .node_index = load32(body),
+        .wants_nodes = load32(body + 8) & ASK_WANTS_NODES,
         .exclude_rows = take_rows(&walk, excluded, EXCLUDE_BYTES),
         .exclude_count = excluded,
     };
@@ -122,11 +123,10 @@ static void node_store(struct proto_out *out, uint8_t *row, const struct proto_n
 {
     store64(row, node->incarnation);
     store32(row + 8, node->index);
-    store32(row + 12, node->flags);
-    store32(row + 16, node->capacity_count);
-    store16(row + 20, node->id.bytes);
-    store16(row + 22, node->address.bytes);
-    store16(row + 24, node->peer_address.bytes);
+    store32(row + 12, node->capacity_count);
+    store16(row + 16, node->id.bytes);
+    store16(row + 18, node->address.bytes);
+    store16(row + 20, node->peer_address.bytes);
     for (uint32_t c = 0; c < node->capacity_count; c++, out->sub += CAPACITY_BYTES) {
         proto_capacity_store(out->sub, &node->capacities[c]);
     }
@@ -157,9 +157,7 @@ enum umbp_status proto_routes_encode(struct proto_buffer buffer, struct proto_ca
     if (status != UMBP_OK) {
         return status;
     }
-    store64(out.row, members->version);
-    store32(out.row + 8, members->node_count);
-    store32(out.row + 12, members->is_whole ? ROUTES_WHOLE : 0);
+    store32(out.row, members->node_count);
     out.row += ROUTES_FIXED;
     for (uint32_t i = 0; i < count; i++, out.row += ROUTE_ROW) {
         store64(out.row, routes[i].bytes);
@@ -190,12 +188,12 @@ static bool nodes_open(const uint8_t *at, uint64_t bytes, uint32_t count,
     }
     for (uint32_t i = 0; i < count; i++) {
         const uint8_t *row = at + (size_t)i * NODE_ROW;
-        if (load32(row + 16) > PROTO_TIERS_MAX || load16(row + 26) || load32(row + 28)) {
+        if (load32(row + 12) > PROTO_TIERS_MAX || load16(row + 22)) {
             return false;
         }
-        capacities += load32(row + 16);
+        capacities += load32(row + 12);
         for (uint32_t t = 0; t < 3; t++) {
-            uint16_t text = load16(row + 20 + 2 * t);
+            uint16_t text = load16(row + 16 + 2 * t);
             if (text > PROTO_TEXT_MAX) {
                 return false;
             }
@@ -227,11 +225,11 @@ enum umbp_status proto_routes_open(const struct proto_frame *frame,
     struct proto_walk nodes;
     struct proto_walk walk;
 
-    if (frame->header.body_bytes < head || load32(body + 12) & ~(unsigned)ROUTES_WHOLE) {
+    if (frame->header.body_bytes < head || load32(body + 4)) {
         return UMBP_CORRUPT;
     }
     uint64_t rest = frame->header.body_bytes - head;
-    uint32_t node_count = load32(body + 8);
+    uint32_t node_count = load32(body);
     if (!nodes_open(body + head, rest, node_count, &nodes)) {
         return UMBP_CORRUPT;
     }
@@ -241,8 +239,6 @@ enum umbp_status proto_routes_open(const struct proto_frame *frame,
         return status;
     }
     *members_out = (struct proto_members){
-        .version = load64(body),
-        .is_whole = load32(body + 12) & ROUTES_WHOLE,
         .node_count = node_count,
         .walk = nodes,
     };
@@ -276,13 +272,12 @@ bool proto_node_next(struct proto_walk *walk, struct proto_node *node_out)
     const uint8_t *row = walk->row;
     struct proto_node node = {
         .index = load32(row + 8),
-        .flags = load32(row + 12),
         .incarnation = load64(row),
-        .capacity_count = load32(row + 16),
+        .capacity_count = load32(row + 12),
     };
-    node.id = take_text(walk, load16(row + 20));
-    node.address = take_text(walk, load16(row + 22));
-    node.peer_address = take_text(walk, load16(row + 24));
+    node.id = take_text(walk, load16(row + 16));
+    node.address = take_text(walk, load16(row + 18));
+    node.peer_address = take_text(walk, load16(row + 20));
     node.capacity_rows = take_rows(walk, node.capacity_count, CAPACITY_BYTES);
     walk->row += NODE_ROW;
     *node_out = node;

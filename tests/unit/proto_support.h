@@ -43,6 +43,7 @@ static inline void sum_capacities(struct proto_sum *sum, struct proto_rows rows)
     for (uint32_t i = 0; i < rows.count; i++) {
         struct proto_capacity capacity = proto_capacity_at(rows, i);
         sum_number(sum, capacity.total_bytes + capacity.used_bytes + capacity.page_bytes +
+                            capacity.evictable_bytes + capacity.largest_bytes + capacity.keys +
                             (uint64_t)capacity.tier);
     }
 }
@@ -90,7 +91,7 @@ static inline enum umbp_status walk_put(const struct proto_frame *frame, struct 
         sum_number(sum, item.bytes + item.depth + item.crc + item.has_crc);
         for (uint32_t i = 0; i < item.piece_count; i++) {
             struct proto_piece piece = proto_piece_at(item.rows, i);
-            sum_number(sum, piece.address + piece.remote_key + piece.bytes);
+            sum_number(sum, piece.address + piece.key.key + piece.key.base + piece.bytes);
         }
     }
     return status;
@@ -106,7 +107,8 @@ static inline enum umbp_status walk_get(const struct proto_frame *frame, struct 
         sum_number(sum, item.bytes + item.any_size);
         for (uint32_t i = 0; i < item.range_count; i++) {
             struct proto_range range = proto_range_at(item.rows, i);
-            sum_number(sum, range.address + range.remote_key + range.bytes + range.offset);
+            sum_number(sum,
+                       range.address + range.key.key + range.key.base + range.bytes + range.offset);
         }
     }
     return status;
@@ -160,7 +162,7 @@ static inline enum umbp_status walk_slots(const struct proto_frame *frame, struc
         sum_number(sum, item.slot + (uint64_t)item.status);
         for (uint32_t i = 0; i < item.piece_count; i++) {
             struct proto_piece piece = proto_piece_at(item.rows, i);
-            sum_number(sum, piece.address + piece.remote_key + piece.bytes);
+            sum_number(sum, piece.address + piece.key.key + piece.key.base + piece.bytes);
         }
     }
     return status;
@@ -196,8 +198,9 @@ static inline enum umbp_status walk_register(const struct proto_frame *frame, st
     if (status == UMBP_OK) {
         sum_text(sum, node.id);
         sum_text(sum, node.address);
+        sum_text(sum, node.node_address);
         sum_text(sum, node.peer_address);
-        sum_number(sum, node.incarnation + node.next_sequence);
+        sum_number(sum, node.incarnation);
         sum_capacities(sum, node.capacity_rows);
         for (uint32_t i = 0; i < node.tag_count; i++) {
             sum_text(sum, proto_tag_at(node.tag_rows, node.tag_flat, i));
@@ -212,8 +215,9 @@ static inline enum umbp_status walk_session(const struct proto_frame *frame, str
     struct proto_session session;
     enum umbp_status status = proto_session_decode(frame, &session);
     if (status == UMBP_OK) {
-        sum_number(sum, session.master_incarnation + session.applied_sequence + session.flags +
-                            session.node_index + session.heartbeat_ms + session.expiry_ms);
+        sum_number(sum, session.master_incarnation + session.acked_sequence + session.sync_id +
+                            session.next_chunk + session.flags + session.node_index +
+                            session.heartbeat_ms + session.expiry_ms);
         sum->items++;
     }
     return status;
@@ -227,7 +231,7 @@ static inline enum umbp_status walk_beat(const struct proto_frame *frame, struct
     enum umbp_status status = proto_beat_open(frame, &beat, &walk);
     if (status == UMBP_OK) {
         sum_capacities(sum, beat.capacity_rows);
-        sum_number(sum, beat.incarnation + beat.first_sequence + beat.sync_id + beat.chunk);
+        sum_number(sum, beat.incarnation + beat.sequence + beat.sync_id + beat.chunk);
     }
     for (; status == UMBP_OK && proto_event_next(&walk, &item); sum->items++) {
         sum_bytes(sum, item.key.data, item.key.bytes);
@@ -269,10 +273,9 @@ static inline enum umbp_status walk_routes(const struct proto_frame *frame, stru
         sum_text(sum, node.id);
         sum_text(sum, node.address);
         sum_text(sum, node.peer_address);
-        sum_number(sum, node.index + node.flags + node.incarnation);
+        sum_number(sum, node.index + node.incarnation);
         sum_capacities(sum, node.capacity_rows);
     }
-    sum_number(sum, members.version + members.is_whole);
     return UMBP_OK;
 }
 
@@ -280,30 +283,14 @@ static inline enum umbp_status walk_ext(const struct proto_frame *frame, struct 
 {
     struct proto_ext ext;
     struct proto_walk walk;
-    struct umbp_key key;
+    struct fingerprint print;
     enum umbp_status status = proto_ext_open(frame, &ext, &walk);
     if (status == UMBP_OK) {
         sum_text(sum, ext.node_id);
         sum_number(sum, (uint64_t)ext.tier + ext.count_as_hit);
     }
-    for (; status == UMBP_OK && proto_keys_next(&walk, &key); sum->items++) {
-        sum_bytes(sum, key.data, key.bytes);
-    }
-    return status;
-}
-
-static inline enum umbp_status walk_match(const struct proto_frame *frame, struct proto_sum *sum)
-{
-    struct proto_walk walk;
-    struct proto_match item;
-    enum umbp_status status = proto_match_open(frame, &walk);
-    for (; status == UMBP_OK && proto_match_next(&walk, &item); sum->items++) {
-        sum_text(sum, item.node_id);
-        sum_text(sum, item.peer_address);
-        sum_number(sum, item.distinct + (uint64_t)item.tier);
-        for (uint32_t i = 0; i < item.index_count; i++) {
-            sum_number(sum, proto_index_at(item.rows, i));
-        }
+    for (; status == UMBP_OK && proto_print_next(&walk, &print); sum->items++) {
+        sum_number(sum, print.low + print.high);
     }
     return status;
 }
@@ -360,13 +347,13 @@ MAYBE_UNUSED static enum umbp_status proto_walk_any(const struct proto_frame *fr
     case PROTO_LOOKUP:
         return reply ? walk_found(frame, sum) : walk_ask(frame, sum);
     case PROTO_NODES:
-        return reply ? walk_routes(frame, sum) : UMBP_OK;
+        return reply ? walk_routes(frame, sum) : walk_numbers(frame, sum);
     case PROTO_EXT_REPORT:
     case PROTO_EXT_REVOKE:
     case PROTO_EXT_REVOKE_ALL:
         return walk_ext(frame, sum);
     case PROTO_EXT_MATCH:
-        return reply ? walk_match(frame, sum) : walk_ext(frame, sum);
+        return reply ? walk_routes(frame, sum) : walk_ext(frame, sum);
     case PROTO_EXT_HITS:
         return reply ? walk_numbers(frame, sum) : walk_ext(frame, sum);
     default:
@@ -377,10 +364,12 @@ MAYBE_UNUSED static enum umbp_status proto_walk_any(const struct proto_frame *fr
 /* ---------------------------------------------------------------------------- samples ---- */
 
 static const struct umbp_key sample_keys[] = {{"alpha", 5}, {"b", 1}, {"0123456789abcdef", 16}};
-static const struct proto_piece sample_pieces[] = {
-    {0x7f0011223344, 0xa1, 4096}, {0x7f0055667788, 0xa1, 904}, {0x7f0099aabbcc, 0xb2, 70000}};
+static const struct proto_piece sample_pieces[] = {{0x7f0011223344, {0xa1, 0xb1}, 4096},
+                                                   {0x7f0055667788, {0xa1, 0xb1}, 904},
+                                                   {0x7f0099aabbcc, {0xb2, 0}, 70000}};
 static const struct proto_capacity sample_capacities[] = {
-    {PROTO_TIER_DRAM, 65536, 1u << 30, 12345678}, {PROTO_TIER_SSD, 4096, 1ull << 40, 87654321}};
+    {PROTO_TIER_DRAM, 65536, 1u << 30, 12345678, 1000, 1u << 29, 77},
+    {PROTO_TIER_SSD, 4096, 1ull << 40, 87654321, 0, 0, 99}};
 
 #define SAMPLE_CALL ((struct proto_call){.request_id = 0x1122334455667788, .time_left_ms = 2500})
 #define SAMPLE_REPLY ((struct proto_call){.request_id = 0x1122334455667788})
@@ -392,8 +381,8 @@ static inline enum umbp_status sample_data(unsigned which, struct proto_buffer b
         {sample_keys[2], 70000, UMBP_DEPTH_NONE, false, 0, sample_pieces + 2, {0}, 1},
         {sample_keys[1], 0, 0, false, 0, NULL, {0}, 0},
     };
-    const struct proto_range ranges[] = {{0, 4096, 0x7f0011223344, 0xa1},
-                                         {4096, 904, 0x7f0055667788, 0xa2}};
+    const struct proto_range ranges[] = {{0, 4096, 0x7f0011223344, {0xa1, 0xb1}},
+                                         {4096, 904, 0x7f0055667788, {0xa2, 0xb2}}};
     const struct proto_get gets[] = {{sample_keys[0], 5000, false, ranges, {0}, 2},
                                      {sample_keys[1], 0, true, NULL, {0}, 0}};
     const struct proto_place places[] = {{0x7f1000000000, 4096}, {0x7f1000010000, 904}};
@@ -458,23 +447,24 @@ static inline enum umbp_status sample_member(unsigned which, struct proto_buffer
         .address = {"tcp://10.0.0.1:7100", 19},
         .peer_address = {"10.0.0.1:7101", 13},
         .incarnation = 0xabcdef0123456789,
-        .next_sequence = 42,
+        .node_address = {"10.0.0.1:7102", 13},
         .capacities = sample_capacities,
         .tags = tags,
         .capacity_count = 2,
         .tag_count = 3,
     };
-    const struct proto_session session = {0x99, 41, 3, PROTO_SESSION_SYNC_WANTED, 5000, 30000};
+    const struct proto_session session = {0x99, 41,   6, 2, 3, PROTO_SESSION_SYNC_WANTED,
+                                          5000, 30000};
     const struct proto_event events[] = {
         {{1, 2}, 5000, 3, PROTO_TIER_DRAM, true, {NULL, 0}},
         {{3, UINT64_MAX}, 70000, UMBP_DEPTH_NONE, PROTO_TIER_SSD, false, sample_keys[2]}};
     struct proto_beat beat = {.incarnation = 0xabcdef0123456789,
-                              .first_sequence = 42,
+                              .sequence = 42,
                               .node_index = 3,
                               .capacities = sample_capacities,
                               .capacity_count = 2};
     const struct proto_beat sync = {.incarnation = 0xabcdef0123456789,
-                                    .first_sequence = 50,
+                                    .sequence = 50,
                                     .sync_id = 6,
                                     .chunk = 2,
                                     .is_last = true,
@@ -494,10 +484,8 @@ static inline enum umbp_status sample_member(unsigned which, struct proto_buffer
 static inline enum umbp_status sample_route(unsigned which, struct proto_buffer buffer, size_t *out)
 {
     const uint32_t exclude[] = {5, 9};
-    const struct proto_ask ask = {.members_version = 12,
-                                  .node_index = PROTO_NODE_NONE,
-                                  .exclude = exclude,
-                                  .exclude_count = 2};
+    const struct proto_ask ask = {
+        .node_index = 7, .wants_nodes = true, .exclude = exclude, .exclude_count = 2};
     const struct proto_want wants[] = {{{0x10, 0x20}, 4096}, {{0x30, 0x40}, 1}};
     const struct proto_node nodes[] = {{.index = 3,
                                         .incarnation = 77,
@@ -506,9 +494,9 @@ static inline enum umbp_status sample_route(unsigned which, struct proto_buffer 
                                         .peer_address = {"10.0.0.1:7101", 13},
                                         .capacities = sample_capacities,
                                         .capacity_count = 2},
-                                       {.index = 5, .flags = PROTO_NODE_GONE, .id = {"node-2", 6}}};
-    const struct proto_members members = {.version = 13, .node_count = 2, .nodes = nodes};
-    const struct proto_members none = {.version = 13, .is_whole = true};
+                                       {.index = 5, .id = {"node-2", 6}}};
+    const struct proto_members members = {.node_count = 2, .nodes = nodes};
+    const struct proto_members none = {.node_count = 0};
     const struct proto_route routes[] = {{UMBP_OK, PROTO_TIER_DRAM, 2, 3, 4096},
                                          {UMBP_NOT_FOUND, PROTO_TIER_NONE, 0, PROTO_NODE_NONE, 0}};
     const uint8_t found[] = {0, PROTO_TIER_BIT(PROTO_TIER_SSD)};
@@ -530,22 +518,15 @@ static inline enum umbp_status sample_ext(unsigned which, struct proto_buffer bu
 {
     const struct proto_ext report = {.node_id = {"node-1", 6}, .tier = PROTO_TIER_HBM};
     const struct proto_ext match = {.count_as_hit = true};
-    const uint32_t indices[] = {0, 2};
-    const struct proto_match matches[] = {{.node_id = {"node-1", 6},
-                                           .peer_address = {"10.0.0.1:7101", 13},
-                                           .tier = PROTO_TIER_HBM,
-                                           .distinct = 2,
-                                           .indices = indices,
-                                           .index_count = 2},
-                                          {.node_id = {"n", 1}, .tier = PROTO_TIER_SSD}};
+    const struct fingerprint prints[] = {{1, 2}, {3, 4}, {5, 6}};
+    const uint64_t handles[] = {3, 5};
     switch (which) {
     case 0:
-        return proto_ext_encode(buffer, SAMPLE_CALL, PROTO_EXT_REPORT, &report, sample_keys, 3,
-                                out);
+        return proto_ext_encode(buffer, SAMPLE_CALL, PROTO_EXT_REPORT, &report, prints, 3, out);
     case 1:
-        return proto_ext_encode(buffer, SAMPLE_CALL, PROTO_EXT_MATCH, &match, sample_keys, 3, out);
+        return proto_ext_encode(buffer, SAMPLE_CALL, PROTO_EXT_MATCH, &match, prints, 3, out);
     default:
-        return proto_match_encode(buffer, SAMPLE_REPLY, matches, 2, out);
+        return proto_numbers_encode(buffer, SAMPLE_CALL, PROTO_NODES, 0, handles, 2, out);
     }
 }
 

@@ -210,9 +210,9 @@ static void what_does_not_fit_is_a_limit_and_what_can_not_be_sent_is_invalid(voi
     size_t bytes = 1234;
     const struct umbp_key empty = {"", 0};
     const struct umbp_key long_key = {data, UMBP_KEY_BYTES_MAX + 1};
-    const struct proto_piece piece = {1, 2, 10};
+    const struct proto_piece piece = {1, {2, 3}, 10};
     struct proto_put put = {.key = {"k", 1}, .bytes = 11, .pieces = &piece, .piece_count = 1};
-    const struct proto_range range = {5, 6, 0, 0};
+    const struct proto_range range = {5, 6, 0, {0, 0}};
     const struct proto_get get = {.key = {"k", 1}, .bytes = 10, .ranges = &range, .range_count = 1};
     struct proto_buffer buffer = {data, sizeof(data)};
     (void)state;
@@ -239,8 +239,8 @@ static void the_number_that_fits_is_the_number_that_encodes(void **state)
     uint8_t data[SAMPLE_BYTES_MAX];
     struct proto_put puts[64];
     struct proto_get gets[64];
-    const struct proto_piece piece = {1, 2, 10};
-    const struct proto_range range = {0, 10, 1, 2};
+    const struct proto_piece piece = {1, {2, 3}, 10};
+    const struct proto_range range = {0, 10, 1, {2, 3}};
     (void)state;
     for (unsigned i = 0; i < 64; i++) {
         puts[i] = (struct proto_put){
@@ -326,7 +326,7 @@ static void a_registration_comes_out_as_it_went_in(void **state)
     assert_ok(proto_register_decode(&frame, &node));
     assert_memory_equal(node.id.data, "node-1", node.id.bytes);
     assert_memory_equal(node.address.data, "tcp://10.0.0.1:7100", node.address.bytes);
-    assert_int_equal(node.next_sequence, 42);
+    assert_memory_equal(node.peer_address.data, "10.0.0.1:7101", node.peer_address.bytes);
     assert_int_equal(node.tag_count, 3);
     assert_int_equal(proto_tag_at(node.tag_rows, node.tag_flat, 1).bytes, 0);
     assert_memory_equal(proto_tag_at(node.tag_rows, node.tag_flat, 2).data, "gpu", 3);
@@ -345,8 +345,7 @@ static void a_route_reply_carries_routes_and_nodes(void **state)
     (void)state;
     assert_ok(proto_frame_open(data, make_sample(19, data), &frame));
     assert_ok(proto_routes_open(&frame, &members, &walk));
-    assert_int_equal(members.version, 13);
-    assert_false(members.is_whole);
+    assert_int_equal(members.node_count, 2);
     assert_true(proto_route_next(&walk, &route));
     assert_int_equal(route.node_index, 3);
     assert_int_equal(route.replicas, 2);
@@ -357,7 +356,7 @@ static void a_route_reply_carries_routes_and_nodes(void **state)
     assert_int_equal(node.capacity_count, 2);
     assert_int_equal(proto_capacity_at(node.capacity_rows, 0).used_bytes, 12345678);
     assert_true(proto_node_next(&members.walk, &node));
-    assert_int_equal(node.flags, PROTO_NODE_GONE);
+    assert_int_equal(node.index, 5);
     assert_memory_equal(node.id.data, "node-2", node.id.bytes);
     assert_false(proto_node_next(&members.walk, &node));
 }
@@ -372,7 +371,7 @@ static void events_keep_print_tier_and_key(void **state)
     (void)state;
     assert_ok(proto_frame_open(data, make_sample(15, data), &frame));
     assert_ok(proto_beat_open(&frame, &beat, &walk));
-    assert_int_equal(beat.first_sequence, 42);
+    assert_int_equal(beat.sequence, 42);
     assert_int_equal(beat.capacity_count, 2);
     assert_true(proto_event_next(&walk, &event));
     assert_int_equal(event.print.high, 2);
