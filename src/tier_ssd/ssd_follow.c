@@ -213,6 +213,21 @@ static enum umbp_status follow_segment(struct follow *follow, uint32_t id)
 
 /* -------------------------------------------------------------------------- calling ------ */
 
+/* The directory's first leader has come: it is the one to follow. Nobody has read by the identity
+ * yet, since no record is known. False: nobody has come. */
+static bool follow_first(struct ssd_tier *tier, enum umbp_status status,
+                         const struct ssd_super *super)
+{
+    mutex_lock(&tier->mutex);
+    bool is_unled = tier->is_unled;
+    if (is_unled && status == UMBP_OK) {
+        tier->identity = ssd_identity_of(super->uuid);
+        tier->is_unled = false;
+    }
+    mutex_unlock(&tier->mutex);
+    return !(is_unled && status == UMBP_NOT_FOUND);
+}
+
 static enum umbp_status follow_run(struct follow *follow)
 {
     struct ssd_tier *tier = follow->tier;
@@ -220,6 +235,9 @@ static enum umbp_status follow_run(struct follow *follow)
     struct ssd_listing listing;
     uint32_t version = 0;
     enum umbp_status status = ssd_super_read(tier->disk, tier->directory, &super, &version);
+    if (!follow_first(tier, status, &super)) {
+        return UMBP_OK;
+    }
     if (status != UMBP_OK) {
         return status;
     }

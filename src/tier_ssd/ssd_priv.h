@@ -403,6 +403,7 @@ struct ssd_tier {
     uint32_t leftover_count;
     uint32_t reserved_segment; /* ids below it may be used without writing the super file */
     uint64_t clear_generation;
+    bool is_unled; /* a follower of an empty directory: `identity` is the first leader's to give */
     uint64_t directory_changes; /* files made or unlinked, */
     uint64_t directory_synced;  /* and how many of those are on stable storage */
 

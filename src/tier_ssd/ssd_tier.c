@@ -20,6 +20,7 @@
 struct open_state {
     const struct ssd_options *options;
     struct ssd_super super;
+    bool is_unled;
     char *error;
     size_t error_bytes;
 };
@@ -189,14 +190,34 @@ static enum umbp_status find_super(struct ssd_tier *tier, struct open_state *ope
     return status == UMBP_OK ? UMBP_OK : super_refused(open, status, version);
 }
 
+/* A follower that is there before its leader: an empty directory is one that a leader will find.
+ * One that is missing, or has other things in it, is more likely the wrong one. */
+static enum umbp_status enter_unled(struct ssd_tier *tier, struct open_state *open,
+                                    struct ssd_listing *listing)
+{
+    enum umbp_status status = ssd_listing_read(tier->disk, tier->directory, listing);
+    if (status == UMBP_OK && listing->has_super) {
+        return find_super(tier, open, listing); /* made meanwhile */
+    }
+    if (status != UMBP_OK || listing->count != 0 || listing->foreign_files != 0) {
+        return super_refused(open, UMBP_NOT_FOUND, 0);
+    }
+    log_warn("ssd_directory_without_leader", "directory=\"%s\"", tier->directory);
+    open->is_unled = true;
+    return UMBP_OK;
+}
+
 static enum umbp_status enter_directory(struct ssd_tier *tier, struct open_state *open,
                                         struct ssd_listing *listing)
 {
     /* A newer version's directory is not even locked. */
     uint32_t version = 0;
     enum umbp_status status = ssd_super_read(tier->disk, tier->directory, &open->super, &version);
-    if (status == UMBP_VERSION || (status == UMBP_NOT_FOUND && tier->read_only)) {
+    if (status == UMBP_VERSION) {
         return super_refused(open, status, version);
+    }
+    if (status == UMBP_NOT_FOUND && tier->read_only) {
+        return enter_unled(tier, open, listing);
     }
     if (status == UMBP_NOT_FOUND) {
         status = make_directory(open);
@@ -328,6 +349,7 @@ static enum umbp_status tier_set_up(struct ssd_tier *tier, struct open_state *op
 {
     tier->identity = ssd_identity_of(open->super.uuid);
     tier->clear_generation = open->super.clear_generation;
+    tier->is_unled = open->is_unled;
     enum umbp_status status = ssd_table_init(tier, (uint32_t)listing->count);
     if (status == UMBP_OK) {
         status = make_arenas(tier);

@@ -117,7 +117,8 @@ struct ssd_recovery {
 /*
  * Open or create the directory. Errors: UMBP_LOCKED, UMBP_VERSION (nothing is touched),
  * UMBP_CORRUPT (the super file is damaged), UMBP_READ_ONLY (not writable), UMBP_NOT_FOUND
- * (read_only and missing, or the parent is missing), UMBP_IO, UMBP_NO_SPACE, UMBP_INVALID_VALUE,
+ * (the parent is missing; read_only: nothing there, or other things than a tier. An empty directory
+ * is followed: a leader will come), UMBP_IO, UMBP_NO_SPACE, UMBP_INVALID_VALUE,
  * UMBP_NO_MEMORY. `error_out` (may be NULL) gets a sentence. If the directory holds more than
  * `bytes`, opening succeeds, and ssd_victim proposes segments until it fits.
  */

@@ -207,6 +207,47 @@ static void a_directory_made_anew_is_stale_to_its_follower(void **state)
     disk_destroy(disk);
 }
 
+static void a_follower_may_be_there_before_its_leader(void **state)
+{
+    (void)state;
+    struct pair pair;
+    struct disk *disk = fx_memory_disk();
+    pair_init(&pair, disk);
+    assert_ok(disk_make_directory(disk, "d"));
+    fx_open(&pair.follower);
+    refresh(&pair);
+    assert_int_equal(fx_count(&pair.follower), 0);
+    fx_open(&pair.leader);
+    for (uint32_t i = 0; i < 10; i++) {
+        assert_ok(fx_put(&pair.leader, i, 9000));
+    }
+    refresh(&pair);
+    assert_caught_up(&pair);
+    fx_check_all(&pair.follower);
+    fx_close(&pair.leader);
+    fx_close(&pair.follower);
+    disk_destroy(disk);
+}
+
+static void a_follower_of_a_directory_with_other_things_in_it_is_refused(void **state)
+{
+    (void)state;
+    struct pair pair;
+    struct disk *disk = fx_memory_disk();
+    struct ssd_tier *tier = NULL;
+    struct disk_file file;
+    char error[256] = "";
+    pair_init(&pair, disk);
+    assert_ok(disk_make_directory(disk, "d"));
+    assert_ok(disk_open(disk, "d/letter.txt", DISK_OPEN_WRITE | DISK_OPEN_CREATE, &file));
+    disk_close(disk, file);
+    struct ssd_visitor visitor = fx_visitor(&pair.follower);
+    assert_status(ssd_open(&pair.follower.options, &visitor, &tier, NULL, error, sizeof(error)),
+                  UMBP_NOT_FOUND);
+    assert_non_null(strstr(error, "no directory of an SSD tier"));
+    disk_destroy(disk);
+}
+
 /* The leader runs in a thread of its own, on a real disk, flat out. */
 struct race {
     struct pair *pair;
@@ -280,6 +321,8 @@ int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(a_follower_sees_records_before_and_after_the_seal),
+        cmocka_unit_test(a_follower_may_be_there_before_its_leader),
+        cmocka_unit_test(a_follower_of_a_directory_with_other_things_in_it_is_refused),
         cmocka_unit_test(a_follower_is_told_of_segments_that_went),
         cmocka_unit_test(a_follower_stops_at_a_hole_and_goes_on_when_it_is_filled),
         cmocka_unit_test(a_follower_sees_a_clear),

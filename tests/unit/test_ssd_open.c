@@ -75,7 +75,7 @@ static void a_directory_is_made_one_level_deep(void **state)
     disk_destroy(fx.disk);
 }
 
-static void a_follower_of_nothing_says_not_found(void **state)
+static void a_follower_of_nothing_says_not_found_and_of_an_empty_directory_waits(void **state)
 {
     (void)state;
     struct fx fx;
@@ -83,8 +83,10 @@ static void a_follower_of_nothing_says_not_found(void **state)
     fx.options.read_only = true;
     assert_status(fx_try_open(&fx), UMBP_NOT_FOUND);
     assert_ok(disk_make_directory(fx.disk, "d"));
-    assert_status(fx_try_open(&fx), UMBP_NOT_FOUND);
+    fx_open(&fx);
+    fx_close(&fx);
     assert_false(file_exists(fx.disk, "d/umbp.lock"));
+    assert_false(file_exists(fx.disk, "d/umbp.super"));
     disk_destroy(fx.disk);
 }
 
@@ -296,7 +298,7 @@ int main(void)
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(options_out_of_range_are_refused_and_create_nothing),
         cmocka_unit_test(a_directory_is_made_one_level_deep),
-        cmocka_unit_test(a_follower_of_nothing_says_not_found),
+        cmocka_unit_test(a_follower_of_nothing_says_not_found_and_of_an_empty_directory_waits),
         cmocka_unit_test(a_second_leader_is_refused_and_told_who_has_it),
         cmocka_unit_test(a_newer_version_is_refused_and_nothing_is_touched),
         cmocka_unit_test(a_damaged_or_missing_super_file_is_corrupt_and_says_what_to_do),
