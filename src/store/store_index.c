@@ -11,11 +11,10 @@
  * probed one after the other; `overflow` (as in Facebook's F14) ends a search at the first bucket
  * that nothing had to go past, so there are no tombstones in the table.
  *
- * Entries live in a per-shard arena of 64 KiB chunks (cut from slabs of 2 MiB that ask for a huge
- * page), in size classes of 16 bytes. A freed block
- * keeps its class for ever and its generation becomes 0, so a stale handle always points at the
- * start of some entry and is recognised by its generation. Chunks are never given back before the
- * end.
+ * Entries live in a per-shard arena of 64 KiB chunks, in size classes of 16 bytes. Chunks and
+ * tables are cut from slabs of 2 MiB that ask for a huge page. A freed block keeps its class for
+ * ever and its generation becomes 0, so a stale handle always points at the start of some entry and
+ * is recognised by its generation. Chunks are never given back before the end.
  *
  * Where a policy keeps the keys of one page together, `low` is the hash of the page's name only:
  * all its keys then share a home bucket, and finding them is a walk along one probe sequence.
@@ -107,6 +106,8 @@ struct fingerprint index_print_of_page(const struct store *store, struct umbp_ke
     return print;
 }
 
+/* Not inline: there gcc 12 hands the print over through memory, stored in halves and loaded whole,
+ * and the loads wait for the stores; that took a sixth off the rate of batch exists. */
 void index_prefetch(struct store *store, struct fingerprint print)
 {
     const struct shard *shard = index_shard(store, print);
@@ -114,6 +115,99 @@ void index_prefetch(struct store *store, struct fingerprint print)
     uintptr_t buckets = (uintptr_t)atomic_load_explicit(&shard->buckets, memory_order_relaxed);
     uint64_t mask = atomic_load_explicit(&shard->bucket_mask, memory_order_relaxed);
     __builtin_prefetch((const void *)(buckets + (print.low & mask) * sizeof(struct bucket)));
+}
+
+/* ------------------------------------------------------------------------------- slabs --- */
+
+/*
+ * Memory of the index comes in pieces: a slab cut in halves until a half is what is asked for. A
+ * table that was outgrown leaves a piece, which is the next chunk of entries, or a table again;
+ * halves are never joined.
+ */
+struct piece {
+    struct piece *next;
+};
+
+static size_t piece_bytes(uint32_t piece_class)
+{
+    return ((size_t)ARENA_CHUNK_UNITS * ARENA_UNIT) << piece_class;
+}
+
+/* All under the slabs' lock. */
+static void pieces_give(struct slabs *slabs, void *memory, uint32_t piece_class)
+{
+    struct piece *piece = memory;
+    piece->next = slabs->free[piece_class];
+    slabs->free[piece_class] = piece;
+}
+
+static void *pieces_take(struct slabs *slabs, uint32_t piece_class)
+{
+    uint32_t from = piece_class;
+    while (from < PIECE_CLASSES && !slabs->free[from]) {
+        from++;
+    }
+    if (from == PIECE_CLASSES) {
+        return NULL;
+    }
+    struct piece *piece = slabs->free[from];
+    slabs->free[from] = piece->next;
+    while (from > piece_class) {
+        from--;
+        pieces_give(slabs, (uint8_t *)piece + piece_bytes(from), from);
+    }
+    return piece;
+}
+
+static bool slabs_add(struct store *store)
+{
+    struct slabs *slabs = &store->slabs;
+    if (slabs->count == slabs->capacity) {
+        size_t capacity = slabs->capacity ? slabs->capacity * 2 : 16;
+        uint8_t **items = mem_realloc(slabs->items, capacity * sizeof(*items));
+        if (!items) {
+            return false;
+        }
+        slabs->items = items;
+        slabs->capacity = capacity;
+    }
+    uint8_t *slab = mem_aligned(SLAB_BYTES, SLAB_BYTES);
+    if (!slab) {
+        return false;
+    }
+    (void)madvise(slab, SLAB_BYTES, MADV_HUGEPAGE); /* a wish */
+    slabs->items[slabs->count++] = slab;
+    pieces_give(slabs, slab, PIECE_CLASSES - 1);
+    atomic_fetch_add_explicit(&store->entry_bytes, SLAB_BYTES, memory_order_relaxed);
+    return true;
+}
+
+static void *slabs_take(struct store *store, uint32_t piece_class)
+{
+    struct slabs *slabs = &store->slabs;
+    mutex_lock(&slabs->lock);
+    void *piece = pieces_take(slabs, piece_class);
+    if (!piece && slabs_add(store)) {
+        piece = pieces_take(slabs, piece_class);
+    }
+    mutex_unlock(&slabs->lock);
+    return piece;
+}
+
+static void slabs_give(struct store *store, void *piece, uint32_t piece_class)
+{
+    mutex_lock(&store->slabs.lock);
+    pieces_give(&store->slabs, piece, piece_class);
+    mutex_unlock(&store->slabs.lock);
+}
+
+static void slabs_free(struct slabs *slabs)
+{
+    for (size_t i = 0; i < slabs->count; i++) {
+        mem_free(slabs->items[i]);
+    }
+    mem_free(slabs->items);
+    mutex_fini(&slabs->lock);
 }
 
 /* -------------------------------------------------------------------------------- find --- */
@@ -151,7 +245,7 @@ uint32_t index_find(const struct shard *shard, struct fingerprint print, struct 
     return 0;
 }
 
-void index_prefetch_entry(const struct shard *shard, struct fingerprint print)
+const struct entry *index_guess(const struct shard *shard, struct fingerprint print)
 {
     const struct bucket *buckets = table_of(shard);
     uint64_t mask = mask_of(shard);
@@ -162,12 +256,15 @@ void index_prefetch_entry(const struct shard *shard, struct fingerprint print)
         at = (at + 1) & mask;
         hits = matching_slots(&buckets[at], tag);
     }
-    for (; hits; hits &= hits - 1) { /* one in forty looks has a false one before the right one */
-        const char *entry =
-            (const char *)index_entry(shard, buckets[at].handles[__builtin_ctz(hits)]);
-        __builtin_prefetch(entry + offsetof(struct entry, key_bytes));
-        __builtin_prefetch(entry + sizeof(struct entry) + 64 + 5); /* a hash in hex and a suffix */
-    }
+    return hits ? index_entry(shard, buckets[at].handles[__builtin_ctz(hits)]) : NULL;
+}
+
+bool index_has(const struct shard *shard, struct fingerprint print, struct umbp_key key,
+               const struct entry *guess)
+{
+    return (LIKELY(guess) && LIKELY(guess->flags & ENTRY_LINKED) && guess->key_bytes == key.bytes &&
+            LIKELY(!memcmp(guess->key, key.data, key.bytes))) ||
+           index_find(shard, print, key) != 0;
 }
 
 /* Put a handle into the table; there is a free slot. */
@@ -212,13 +309,46 @@ static void table_take(struct shard *shard, uint32_t handle)
 
 static size_t table_bytes(uint64_t mask) { return (size_t)(mask + 1) * sizeof(struct bucket); }
 
+static bool is_piece(size_t bytes) { return bytes >= piece_bytes(0) && bytes <= SLAB_BYTES; }
+
+static uint32_t class_of(size_t bytes)
+{
+    return (uint32_t)(__builtin_ctzll(bytes) - __builtin_ctzll(piece_bytes(0)));
+}
+
+/* Zeroed. Small ones are pages of their own; the rest lies in huge pages, as the entries do. */
+static struct bucket *table_make(struct store *store, uint64_t mask)
+{
+    size_t bytes = table_bytes(mask);
+    if (is_piece(bytes)) {
+        void *piece = slabs_take(store, class_of(bytes));
+        return piece ? memset(piece, 0, bytes) : NULL;
+    }
+    struct bucket *buckets = mem_map_huge(bytes);
+    if (buckets) {
+        atomic_fetch_add_explicit(&store->entry_bytes, bytes, memory_order_relaxed);
+    }
+    return buckets;
+}
+
+static void table_drop(struct store *store, struct bucket *buckets, uint64_t mask)
+{
+    size_t bytes = table_bytes(mask);
+    if (is_piece(bytes)) {
+        slabs_give(store, buckets, class_of(bytes));
+        return;
+    }
+    mem_unmap(buckets, bytes);
+    atomic_fetch_sub_explicit(&store->entry_bytes, bytes, memory_order_relaxed);
+}
+
 /* Double the table. Failing is harmless while there are free slots. */
 static bool table_grow(struct store *store, struct shard *shard)
 {
     uint64_t old_mask = mask_of(shard);
     uint64_t mask = old_mask * 2 + 1;
     struct bucket *old = table_of(shard);
-    struct bucket *buckets = mem_map(table_bytes(mask));
+    struct bucket *buckets = table_make(store, mask);
     if (!buckets) {
         return false;
     }
@@ -232,9 +362,7 @@ static bool table_grow(struct store *store, struct shard *shard)
     }
     atomic_store_explicit(&shard->buckets, buckets, memory_order_relaxed);
     atomic_store_explicit(&shard->bucket_mask, mask, memory_order_relaxed);
-    mem_unmap(old, table_bytes(old_mask));
-    atomic_fetch_add_explicit(&store->entry_bytes, table_bytes(mask) - table_bytes(old_mask),
-                              memory_order_relaxed);
+    table_drop(store, old, old_mask);
     return true;
 }
 
@@ -243,55 +371,6 @@ static bool table_grow(struct store *store, struct shard *shard)
 static uint32_t units_of(size_t key_bytes)
 {
     return (uint32_t)((sizeof(struct entry) + key_bytes + ARENA_UNIT - 1) / ARENA_UNIT);
-}
-
-/* Under the slabs' lock. */
-static bool slabs_add(struct store *store)
-{
-    struct slabs *slabs = &store->slabs;
-    if (slabs->count == slabs->capacity) {
-        size_t capacity = slabs->capacity ? slabs->capacity * 2 : 16;
-        uint8_t **items = mem_realloc(slabs->items, capacity * sizeof(*items));
-        if (!items) {
-            return false;
-        }
-        slabs->items = items;
-        slabs->capacity = capacity;
-    }
-    uint8_t *slab = mem_aligned(SLAB_BYTES, SLAB_BYTES);
-    if (!slab) {
-        return false;
-    }
-    (void)madvise(slab, SLAB_BYTES, MADV_HUGEPAGE); /* a wish */
-    slabs->items[slabs->count++] = slab;
-    slabs->used_bytes = 0;
-    atomic_fetch_add_explicit(&store->entry_bytes, SLAB_BYTES, memory_order_relaxed);
-    return true;
-}
-
-static uint8_t *slabs_chunk(struct store *store)
-{
-    struct slabs *slabs = &store->slabs;
-    size_t bytes = (size_t)ARENA_CHUNK_UNITS * ARENA_UNIT;
-    uint8_t *chunk = NULL;
-
-    _Static_assert(SLAB_BYTES % ((size_t)ARENA_CHUNK_UNITS * ARENA_UNIT) == 0, "no rest");
-    mutex_lock(&slabs->lock);
-    if ((slabs->count && slabs->used_bytes < SLAB_BYTES) || slabs_add(store)) {
-        chunk = slabs->items[slabs->count - 1] + slabs->used_bytes;
-        slabs->used_bytes += bytes;
-    }
-    mutex_unlock(&slabs->lock);
-    return chunk;
-}
-
-static void slabs_free(struct slabs *slabs)
-{
-    for (size_t i = 0; i < slabs->count; i++) {
-        mem_free(slabs->items[i]);
-    }
-    mem_free(slabs->items);
-    mutex_fini(&slabs->lock);
 }
 
 static bool arena_add_chunk(struct store *store, struct arena *arena)
@@ -308,7 +387,7 @@ static bool arena_add_chunk(struct store *store, struct arena *arena)
         arena->chunks = chunks;
         arena->chunk_capacity = capacity;
     }
-    uint8_t *chunk = slabs_chunk(store);
+    uint8_t *chunk = slabs_take(store, 0);
     if (!chunk) {
         return false;
     }
@@ -464,7 +543,7 @@ void index_unref(struct store *store, struct entry *entry)
 
 static enum umbp_status shard_init(struct store *store, struct shard *shard, uint32_t index)
 {
-    struct bucket *buckets = mem_map(table_bytes(INITIAL_BUCKETS - 1));
+    struct bucket *buckets = table_make(store, INITIAL_BUCKETS - 1);
     if (!buckets) {
         return UMBP_NO_MEMORY;
     }
@@ -472,14 +551,12 @@ static enum umbp_status shard_init(struct store *store, struct shard *shard, uin
     shard->index = index;
     atomic_init(&shard->buckets, buckets);
     atomic_init(&shard->bucket_mask, INITIAL_BUCKETS - 1);
-    atomic_fetch_add_explicit(&store->entry_bytes, table_bytes(INITIAL_BUCKETS - 1),
-                              memory_order_relaxed);
     return UMBP_OK;
 }
 
-static void shard_fini(struct shard *shard)
+static void shard_fini(struct store *store, struct shard *shard)
 {
-    mem_unmap(table_of(shard), table_bytes(mask_of(shard)));
+    table_drop(store, table_of(shard), mask_of(shard));
     mem_free(shard->arena.chunks);
     mem_free(shard->ghosts);
     mutex_fini(&shard->lock);
@@ -515,7 +592,7 @@ enum umbp_status index_create(struct store *store)
 void index_destroy(struct store *store)
 {
     for (uint32_t i = 0; i < store->shard_count; i++) {
-        shard_fini(&store->shards[i]);
+        shard_fini(store, &store->shards[i]);
     }
     if (store->shards) {
         slabs_free(&store->slabs);

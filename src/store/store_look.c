@@ -2,10 +2,18 @@
 /*
  * Looks without side effects (exists, stat, list), and remove.
  *
- * exists of a batch is where an engine spends its lookups, and it must not wait for memory: the
- * keys of a chunk are hashed and their buckets prefetched, then sorted by shard (a counting sort),
- * and each shard is locked once: first every key's bucket is searched for its tag and the entry
- * prefetched, then the entries are compared.
+ * exists of a batch is where an engine spends its lookups, and it must not wait for memory, so each
+ * key's lines are asked for long before they are read:
+ *
+ *     key 0 .. n        hash, ask for the bucket
+ *     sort by shard     so that a lock is taken for a group of keys
+ *     group by group    search the bucket for the tag: a guess which entry it is
+ *       some keys later ask for the entry's lines
+ *       some keys later compare the key
+ *
+ * Requests are paced. The core can wait for some twenty lines, and silently drops the prefetches
+ * that come on top: those of 128 buckets in one loop were lost for the most part (measured: 13
+ * cycles a line later on, against 2 for those that are spread out).
  */
 #include <string.h>
 
@@ -13,6 +21,7 @@
 
 #define LOOK_CHUNK 128u
 #define KEYS_AHEAD 12u
+#define ENTRIES_AHEAD 12u /* of two lines each: what the core can have under way */
 
 /* ------------------------------------------------------------------------------- exists -- */
 
@@ -21,6 +30,7 @@ struct look {
     uint16_t order[LOOK_CHUNK]; /* valid keys, by shard */
     uint16_t shard[LOOK_CHUNK];
     uint16_t start[STORE_SHARDS_MAX + 1];
+    const struct entry *guesses[LOOK_CHUNK]; /* in the order of `order` */
     uint32_t valid;
 };
 
@@ -47,23 +57,60 @@ static void sort_by_shard(struct store *store, struct look *look, size_t count,
     }
 }
 
-/* Each shard once: with `found_out` compare, without only ask for the entries' lines. */
-static void visit_groups(struct store *store, const struct look *look, const struct umbp_key *keys,
-                         uint8_t *found_out)
+/* The end of the group of keys of one shard that begins at `at`. */
+static uint32_t group_end(const struct look *look, uint32_t at)
 {
-    for (uint32_t at = 0; at < look->valid;) {
-        uint16_t s = look->shard[look->order[at]];
-        struct shard *shard = &store->shards[s];
-        mutex_lock(&shard->lock);
-        for (; at < look->valid && look->shard[look->order[at]] == s; at++) {
-            uint32_t k = look->order[at];
-            if (found_out) {
-                found_out[k] = index_find(shard, look->prints[k], keys[k]) != 0;
-            } else {
-                index_prefetch_entry(shard, look->prints[k]);
-            }
+    uint16_t s = look->shard[look->order[at]];
+    do {
+        at++;
+    } while (at < look->valid && look->shard[look->order[at]] == s);
+    return at;
+}
+
+/* Each returns where the next group begins. */
+static uint32_t guess_group(struct store *store, struct look *look, uint32_t at)
+{
+    uint32_t end = group_end(look, at);
+    struct shard *shard = &store->shards[look->shard[look->order[at]]];
+    mutex_lock(&shard->lock);
+    for (; at < end; at++) {
+        look->guesses[at] = index_guess(shard, look->prints[look->order[at]]);
+    }
+    mutex_unlock(&shard->lock);
+    return end;
+}
+
+static uint32_t compare_group(struct store *store, const struct look *look, uint32_t at,
+                              const struct umbp_key *keys, uint8_t *found_out)
+{
+    uint32_t end = group_end(look, at);
+    struct shard *shard = &store->shards[look->shard[look->order[at]]];
+    mutex_lock(&shard->lock);
+    for (; at < end; at++) {
+        uint32_t k = look->order[at];
+        if (at + ENTRIES_AHEAD < look->valid) {
+            index_fetch(look->guesses[at + ENTRIES_AHEAD]);
         }
-        mutex_unlock(&shard->lock);
+        found_out[k] = index_has(shard, look->prints[k], keys[k], look->guesses[at]);
+    }
+    mutex_unlock(&shard->lock);
+    return end;
+}
+
+/* Two walks over the groups, the guesses far enough ahead of the comparisons. */
+static void look_up(struct store *store, struct look *look, const struct umbp_key *keys,
+                    uint8_t *found_out)
+{
+    uint32_t guessed = 0;
+    for (uint32_t at = 0; at < look->valid;) {
+        uint32_t wanted = group_end(look, at) + ENTRIES_AHEAD;
+        while (guessed < look->valid && guessed < wanted) {
+            guessed = guess_group(store, look, guessed);
+        }
+        for (uint32_t i = 0; at == 0 && i < size_min(ENTRIES_AHEAD, look->valid); i++) {
+            index_fetch(look->guesses[i]);
+        }
+        at = compare_group(store, look, at, keys, found_out);
     }
 }
 
@@ -80,17 +127,11 @@ static void exists_chunk(struct store *store, const struct umbp_key *keys, size_
         found_out[i] = key_is_valid(keys[i]);
         if (found_out[i]) {
             look.prints[i] = index_print(store, keys[i]);
-        }
-    }
-    /* A loop of its own: many requests get under way before the first stalls what comes behind. */
-    for (size_t i = 0; i < count; i++) {
-        if (found_out[i]) {
             index_prefetch(store, look.prints[i]);
         }
     }
     sort_by_shard(store, &look, count, found_out);
-    visit_groups(store, &look, keys, NULL);      /* fetch the entries of all, */
-    visit_groups(store, &look, keys, found_out); /* then compare */
+    look_up(store, &look, keys, found_out);
 }
 
 static void exists_keys(struct store *store, const struct umbp_key *keys, size_t count,

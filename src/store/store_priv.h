@@ -68,16 +68,21 @@ struct bucket {
 };
 _Static_assert(sizeof(struct bucket) == CACHE_LINE, "one line a look");
 
-/* Chunks are cut from slabs of the size of a huge page, which the shards share: a lookup that
- * misses the caches should not miss the TLB too. */
+/* Chunks, and tables of as much or more, are cut from slabs of the size of a huge page, which the
+ * shards share: a lookup that misses the caches should not miss the TLB too. */
 #define SLAB_BYTES (UINT64_C(2) << 20)
+#define PIECE_CLASSES 6 /* a chunk, and its doubles up to a slab */
+_Static_assert(SLAB_BYTES == (uint64_t)ARENA_CHUNK_UNITS * ARENA_UNIT << (PIECE_CLASSES - 1),
+               "the largest piece is a slab");
+
+struct piece;
 
 struct slabs {
     struct mutex lock; /* RANK_INDEX_MEMORY: everything below */
     uint8_t **items;
     size_t count;
     size_t capacity;
-    uint64_t used_bytes; /* of the last one */
+    struct piece *free[PIECE_CLASSES];
 };
 
 struct arena {
@@ -316,6 +321,7 @@ static inline struct shard *index_shard(struct store *store, struct fingerprint 
 {
     return &store->shards[store->shard_shift == 64 ? 0 : print.low >> store->shard_shift];
 }
+/* Ask for the key's home bucket. */
 void index_prefetch(struct store *store, struct fingerprint print);
 
 static inline struct entry *index_entry(const struct shard *shard, uint32_t handle)
@@ -326,8 +332,23 @@ static inline struct entry *index_entry(const struct shard *shard, uint32_t hand
 
 /* Under the shard's lock. 0 is "none". */
 uint32_t index_find(const struct shard *shard, struct fingerprint print, struct umbp_key key);
-/* Fetch the lines of the entry that is likely to be the one, if its home bucket has it. */
-void index_prefetch_entry(const struct shard *shard, struct fingerprint print);
+/*
+ * A look in steps, so that memory works meanwhile. index_guess, under the shard's lock: the entry
+ * that is likely to be the one, or NULL; index_fetch, under none: asks for the lines that a
+ * comparison reads; index_has, under the lock again: whether the key is there. What becomes of the
+ * guess in between does not matter: arena blocks stay where they are and what they are, and only a
+ * linked entry of the same key is believed.
+ */
+const struct entry *index_guess(const struct shard *shard, struct fingerprint print);
+/* (Forced inline: gcc 12 drops calls of functions in sight that do nothing but prefetch.) */
+__attribute__((always_inline)) static inline void index_fetch(const struct entry *guess)
+{
+    const char *entry = (const char *)guess;
+    __builtin_prefetch(entry + offsetof(struct entry, key_bytes));
+    __builtin_prefetch(entry + sizeof(struct entry) + 64 + 5); /* a hash in hex and a suffix */
+}
+bool index_has(const struct shard *shard, struct fingerprint print, struct umbp_key key,
+               const struct entry *guess);
 /* An entry of one reference, unlinked, generation set, everything else zero. 0: out of memory. */
 uint32_t index_new(struct store *store, struct shard *shard, struct fingerprint print,
                    struct umbp_key key);
