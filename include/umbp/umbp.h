@@ -18,7 +18,9 @@
  * another thread closes the client (calls in flight end with their result or UMBP_CLOSED).
  * Only umbp_client_destroy must be the last call. A umbp_config is not thread-safe.
  *
- * fork: a client must not be used in a forked child; every call there answers UMBP_FORKED.
+ * fork: a client must not be used in a forked child; every call there answers UMBP_FORKED. The
+ * values are not in its memory. (When the parent is killed, a child that lives on keeps the SSD
+ * directory locked.)
  *
  * Memory: the library copies every string that it keeps. Outputs (`..._out`) are written only on
  * success, except the per-item status arrays of batches, which are always written whole.
@@ -133,8 +135,9 @@ enum umbp_deployment {
 
 /*
  * Make the client that `config` describes; the configuration's `scheme` decides which kind. The
- * configuration is copied. On failure nothing is left behind (no file, no thread), and where
- * `error_out` is not NULL, `error_bytes` bytes of it receive what was wrong and what to do.
+ * configuration is copied. On failure nothing is left behind (no thread, and no file but for what
+ * an SSD directory begins with, where one was made and could not be filled), and where `error_out`
+ * is not NULL, `error_bytes` bytes of it receive what was wrong and what to do.
  *
  * Errors: UMBP_INVALID_VALUE, UMBP_NO_MEMORY, UMBP_LOCKED (another leader has the directory),
  * UMBP_VERSION (directory of a newer format), UMBP_CORRUPT, UMBP_READ_ONLY, UMBP_IO,

@@ -102,6 +102,8 @@ enum umbp_status disk_host_open(struct disk *disk, const char *path, unsigned fl
 void disk_host_close(struct disk *disk, struct disk_file file)
 {
     (void)disk;
+    /* A forked child that lives on has the descriptor too, and would keep the lock. */
+    (void)flock((int)file.handle, LOCK_UN);
     (void)close((int)file.handle); /* Linux frees the descriptor whatever close answers */
 }
 

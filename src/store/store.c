@@ -14,6 +14,7 @@
 #define UPKEEP_IDLE_MS 1000u
 #define COPY_THREADS_MAX 8u
 #define JOIN_GRACE_MS 200u
+#define UPKEEP_STEP_BYTES (4 * (uint64_t)COPY_BATCH_BYTES)
 
 void store_options_default(struct store_options *options)
 {
@@ -138,8 +139,9 @@ static void keep_watermark(struct store *store)
         return;
     }
     while (store->copies && relieved && used > store->dram_low_bytes && !is_stopping(store)) {
-        relieved = copy_demote(store, store->upkeep_copier, used - store->dram_low_bytes,
-                               store_deadline(store));
+        /* In steps, so that a close need not wait for all of it. */
+        uint64_t bytes = u64_min(used - store->dram_low_bytes, UPKEEP_STEP_BYTES);
+        relieved = copy_demote(store, store->upkeep_copier, bytes, store_deadline(store));
         used = dram_used(store);
     }
     if (used > store->dram_high_bytes && (!store->copies || !relieved)) {
@@ -424,6 +426,17 @@ enum umbp_status store_clear(struct store *store, uint64_t deadline_ns)
 
 /* ------------------------------------------------------------------------------- close --- */
 
+/* UMBP_TIMEOUT with the tier still there: the disk has not given back everything. */
+static enum umbp_status close_ssd(struct store *store, uint64_t deadline_ns)
+{
+    enum umbp_status status = ssd_close(store->ssd, deadline_ns);
+    if (status == UMBP_BUSY) {
+        return UMBP_TIMEOUT;
+    }
+    store->ssd = NULL;
+    return status;
+}
+
 enum umbp_status store_close(struct store *store, uint64_t deadline_ns)
 {
     enum umbp_status status = UMBP_OK;
@@ -448,8 +461,7 @@ enum umbp_status store_close(struct store *store, uint64_t deadline_ns)
         return UMBP_TIMEOUT;
     }
     if (store->ssd) {
-        enum umbp_status closing = ssd_close(store->ssd, deadline_ns);
-        store->ssd = NULL;
+        enum umbp_status closing = close_ssd(store, deadline_ns);
         status = status == UMBP_OK ? closing : status;
     }
     return status;
@@ -460,9 +472,17 @@ void store_destroy(struct store *store)
     if (!store) {
         return;
     }
-    (void)store_close(store, clock_deadline_ns(store->clock, store->options.close_timeout_ms));
+    uint64_t deadline_ns = clock_deadline_ns(store->clock, store->options.close_timeout_ms);
+    (void)store_close(store, deadline_ns);
     if (store->abandoned) {
         log_error("store_left_behind", "a thread hangs in the disk; its memory is not freed");
+        return;
+    }
+    if (store->ssd) {
+        (void)close_ssd(store, deadline_ns);
+    }
+    if (store->ssd) { /* the disk may still write from the tier's memory */
+        log_error("store_left_behind", "the disk keeps requests; its memory is not freed");
         return;
     }
     recover_finish(store);

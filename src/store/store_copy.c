@@ -502,13 +502,22 @@ static struct copy_work wait_for_work(struct store *store, struct copier *copier
     return work;
 }
 
-/* Pinned memory can't be evicted: no more is pinned at a time than is written at a time. */
+static bool queue_is_stopping(struct store *store)
+{
+    mutex_lock(&store->queue.lock);
+    bool stopping = store->queue.stopping;
+    mutex_unlock(&store->queue.lock);
+    return stopping;
+}
+
+/* Pinned memory can't be evicted: no more is pinned at a time than is written at a time. A close
+ * has flushed what it could, and does not wait for the rest. */
 static void copy_tickets(struct store *store, struct copier *copier, uint32_t count)
 {
     struct entry *pinned[COPY_BATCH_MAX];
     uint32_t at = 0;
 
-    while (at < count) {
+    while (at < count && !queue_is_stopping(store)) {
         uint32_t pins = 0;
         uint64_t bytes = 0;
         while (at < count && (!pins || bytes < store->copy_pin_bytes)) {

@@ -232,7 +232,12 @@ static void drop_record(struct store *store, const struct hit *hit, const struct
         struct umbp_key key = {entry->key, entry->key_bytes};
         uint32_t handle = index_find(shard, entry->print, key);
         if (entry->flags & (ENTRY_LISTED | ENTRY_COPYING)) {
+            bool in_dram = entry->flags & ENTRY_LISTED;
             entry_drop_ssd(store, shard, handle);
+            if (in_dram && store->copies && !entry_is_dirty(entry)) {
+                entry->flags &= (uint8_t)~ENTRY_SETTLED; /* to be written again */
+                shard->dirty++;
+            }
         } else {
             entry_remove(store, shard, handle, corrupt, &block);
         }

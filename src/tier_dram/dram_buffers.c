@@ -72,6 +72,15 @@ void dram_buffers_unmap(struct dram_buffer *buffers, uint32_t count)
     }
 }
 
+void dram_buffers_keep_from_children(const struct dram_buffer *buffers, uint32_t count)
+{
+    for (uint32_t i = 0; i < count; i++) {
+        if (buffers[i].fd < 0) {
+            (void)madvise(buffers[i].data, buffers[i].mapped_bytes, MADV_DONTFORK); /* a wish */
+        }
+    }
+}
+
 /* Anonymous memory that begins at a multiple of 2 MiB, if it is large enough to care. */
 static void *map_anonymous(uint64_t bytes)
 {

@@ -36,6 +36,9 @@ MUST_USE enum umbp_status dram_buffers_map(const struct dram_options *options,
                                            struct dram_buffer *buffers, uint32_t count,
                                            enum dram_backing *backing_out);
 void dram_buffers_unmap(struct dram_buffer *buffers, uint32_t count);
+/* Private memory is left out of forked children: else each page that changes while one lives would
+ * be copied, and the tier's size doubled. */
+void dram_buffers_keep_from_children(const struct dram_buffer *buffers, uint32_t count);
 
 /* ---- whole pages (dram_pages.c) ---- */
 

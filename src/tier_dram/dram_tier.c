@@ -166,6 +166,7 @@ enum umbp_status dram_create(const struct dram_options *options, struct dram_tie
         dram_destroy(tier);
         return status;
     }
+    dram_buffers_keep_from_children(tier->buffers, tier->buffer_count);
     for (uint32_t i = 0; i < tier->buffer_count; i++) {
         tier->origin[i] =
             (uintptr_t)tier->buffers[i].data - (uintptr_t)i * tier->stride * tier->page_bytes;

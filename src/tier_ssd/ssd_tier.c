@@ -315,8 +315,9 @@ static struct ssd_tier *tier_create(const struct ssd_options *options)
     return tier;
 }
 
-/* Everything but the seal. UMBP_TIMEOUT: the device still has requests; the tier stays, and it may
- * be tried again. */
+/* Everything but the seal. UMBP_BUSY: the device still has requests; the tier stays, and it may be
+ * tried again. Until then the directory stays locked, since what the device still writes must not
+ * land between another owner's records. */
 static enum umbp_status tier_destroy(struct ssd_tier *tier, uint64_t deadline_ns)
 {
     struct ssd_pool *pools[] = {&tier->append_pool, &tier->read_pool};
@@ -325,11 +326,10 @@ static enum umbp_status tier_destroy(struct ssd_tier *tier, uint64_t deadline_ns
             tier->pool_is_gone[i] = ssd_pool_fini(pools[i], tier->clock, deadline_ns) == UMBP_OK;
         }
     }
-    disk_close(tier->disk, tier->lock_file);
-    tier->lock_file = DISK_FILE_NONE;
     if (!tier->pool_is_gone[0] || !tier->pool_is_gone[1]) {
-        return UMBP_TIMEOUT;
+        return UMBP_BUSY;
     }
+    disk_close(tier->disk, tier->lock_file);
     for (uint32_t i = 0; tier->segments && i < tier->segment_capacity; i++) {
         if (tier->segments[i].state != SEGMENT_NONE && tier->segments[i].is_open) {
             disk_close(tier->disk, tier->segments[i].file);

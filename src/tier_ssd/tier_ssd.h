@@ -126,9 +126,10 @@ MUST_USE enum umbp_status ssd_open(const struct ssd_options *options,
                                    const struct ssd_visitor *visitor, struct ssd_tier **tier_out,
                                    struct ssd_recovery *recovery_out, char *error_out,
                                    size_t error_bytes);
-/* Seals the active segment, syncs, unlocks. Waits for I/O at most until the deadline. UMBP_TIMEOUT:
- * the kernel has not given back everything by then; the tier and its driver must then be left as
- * they are, for ever or for another ssd_close. Any other status: the tier is gone. Takes NULL. */
+/* Seals the active segment, syncs, unlocks. Waits for I/O at most until the deadline. UMBP_BUSY:
+ * the kernel has not given back everything by then; the tier, its driver and the memory that was
+ * being written must then be left as they are, for ever or until another ssd_close, and the
+ * directory stays locked. Any other status, UMBP_TIMEOUT included: the tier is gone. Takes NULL. */
 enum umbp_status ssd_close(struct ssd_tier *tier, uint64_t deadline_ns);
 
 /* ------------------------------------------------------------------------- append ------- */

@@ -7,6 +7,8 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/stat.h>
+#include <sys/wait.h>
+#include <unistd.h>
 
 static const char *const drivers[] = {"auto", "posix"};
 static const char *const durabilities[] = {"strict", "relaxed"};
@@ -212,6 +214,36 @@ static void a_follower_client_reads_what_its_leader_flushed_and_refuses_to_write
     test_dir_remove(place.directory);
 }
 
+/* The child has the lock file open too. */
+static void a_child_that_lives_on_does_not_keep_the_directory_locked(void **state)
+{
+    (void)state;
+    struct place place = place_make(NULL);
+    struct umbp_client *client = test_client(place.options);
+    int until[2];
+    char byte;
+    int status = 0;
+    assert_int_equal(pipe(until), 0);
+    fflush(NULL);
+    pid_t child = fork();
+    assert_true(child >= 0);
+    if (child == 0) {
+        close(until[1]);
+        _exit(read(until[0], &byte, 1) == 0 ? 0 : 1);
+    }
+    umbp_client_destroy(client);
+    struct umbp_client *second = NULL;
+    char error[256] = "";
+    enum umbp_status again = test_client_try(place.options, &second, error);
+    close(until[0]);
+    close(until[1]);
+    assert_int_equal(waitpid(child, &status, 0), child);
+    assert_int_equal(status, 0);
+    assert_ok(again);
+    umbp_client_destroy(second);
+    test_dir_remove(place.directory);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -221,6 +253,7 @@ int main(void)
         cmocka_unit_test(keys_of_every_kind_and_values_of_every_size_survive_a_restart),
         cmocka_unit_test(a_directory_that_vanishes_leaves_memory_to_serve),
         cmocka_unit_test(a_follower_client_reads_what_its_leader_flushed_and_refuses_to_write),
+        cmocka_unit_test(a_child_that_lives_on_does_not_keep_the_directory_locked),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

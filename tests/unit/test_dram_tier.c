@@ -2,9 +2,11 @@
 /* What tier_dram.h promises about space, order and cost, through its interface. */
 #include "support.h"
 
+#include <errno.h>
 #include <signal.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/mman.h>
 #include <sys/wait.h>
 #include <unistd.h>
 
@@ -491,6 +493,28 @@ static void dram_free_of_a_cleared_block_changes_nothing(void **state)
     end(tier, blocks, 1);
 }
 
+/* Else every page that changes while a child lives is copied. */
+static void forked_children_do_not_get_the_memory(void **state)
+{
+    (void)state;
+    struct dram_tier *tier = make(4 * MIB, 0, 1);
+    struct dram_block block = get(tier, PAGE);
+    void *data = dram_piece_at(tier, &block, 0, NULL).data;
+    unsigned char resident;
+    int status = 0;
+    assert_int_equal(mincore(data, 4096, &resident), 0);
+    fflush(NULL);
+    pid_t child = fork();
+    assert_true(child >= 0);
+    if (child == 0) {
+        _exit(mincore(data, 4096, &resident) == -1 && errno == ENOMEM ? 0 : 1);
+    }
+    assert_int_equal(waitpid(child, &status, 0), child);
+    assert_int_equal(status, 0);
+    dram_free(tier, &block);
+    dram_destroy(tier);
+}
+
 /* Runs `wrong` in a child, which must be stopped by an assertion. */
 static void assert_stops(void (*wrong)(struct dram_tier *tier), struct dram_tier *tier)
 {
@@ -818,6 +842,7 @@ int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(dram_create_refuses_options_that_make_no_tier),
+        cmocka_unit_test(forked_children_do_not_get_the_memory),
         cmocka_unit_test(dram_pages_shrink_when_the_tier_is_smaller_than_they_are),
         cmocka_unit_test(dram_stats_tell_what_is_there),
         cmocka_unit_test(dram_512_byte_values_fill_a_tier_of_1_mib_to_the_last_byte),

@@ -362,7 +362,7 @@ static void when_every_slot_hangs_callers_time_out_until_one_returns(void **stat
     assert_ok(ssd_victim(fx.tier, true, &segment, fx_soon()));
     fx_gone(&fx, segment);
     ssd_segment_release(fx.tier, segment);
-    assert_status(ssd_close(fx.tier, in_ms(50)), UMBP_TIMEOUT); /* left in place */
+    assert_status(ssd_close(fx.tier, in_ms(50)), UMBP_BUSY); /* left in place */
     disk_fault_release(fx.disk);
     fx_close(&fx);
     fx_open(&fx);

@@ -266,6 +266,69 @@ static void a_close_on_a_hanging_disk_ends_in_time_and_says_so(void **state)
     store_destroy(left_behind);
 }
 
+/* Requests that the disk keeps, and nobody waits for any more: it writes from the values' memory.
+ */
+static void what_the_disk_keeps_over_a_close_stays_in_place(void **state)
+{
+    struct rig rig = rig_make();
+    (void)state;
+    rig.options.op_timeout_ms = 50;
+    rig.options.close_timeout_ms = 50;
+    rig_open(&rig);
+    put_all(rig.store, 0, 1, 20000); /* makes the segment */
+    assert_ok(store_flush(rig.store, soon()));
+    assert_true(disk_fault_add(rig.fault, &hang_writes));
+    put_all(rig.store, 1, 2, 20000);
+    assert_status(store_flush(rig.store, clock_deadline_ns(clock_monotonic(), 50)), UMBP_TIMEOUT);
+    static struct store *volatile left_behind; /* reachable: it is left on purpose */
+    left_behind = rig.store;
+    assert_status(store_close(rig.store, clock_deadline_ns(clock_monotonic(), 1000)), UMBP_TIMEOUT);
+    store_destroy(left_behind);
+    rig.store = NULL;
+    let_go(&rig); /* the writes go on */
+    /* Nobody else may write there meanwhile. */
+    struct store *second = NULL;
+    assert_status(store_create(&rig.options, &second, NULL, 0), UMBP_LOCKED);
+}
+
+static bool was_left_behind;
+
+static void on_log(void *context, enum umbp_log_level level, const char *line)
+{
+    (void)context;
+    (void)level;
+    was_left_behind |= strstr(line, "left_behind") != NULL;
+}
+
+static bool nothing_waits(void *context) { return stat_of(context, "copies.waiting") == 0; }
+
+/* Slow is not dead: a close that has no time for it all leaves values unwritten, and no memory. */
+static void a_close_on_a_slow_disk_leaves_nothing_behind(void **state)
+{
+    struct rig rig = rig_make();
+    const struct disk_fault slow = {.call = DISK_CALL_WRITE,
+                                    .first = 1,
+                                    .times = 1u << 30,
+                                    .action = DISK_FAULT_DELAY,
+                                    .delay_ns = 40 * NS_PER_MS};
+    (void)state;
+    rig.options.copy_workers = 1;
+    rig_open(&rig);
+    assert_true(disk_fault_add(rig.fault, &slow));
+    put_all(rig.store, 0, 200, 16000);
+    assert_true(test_wait_until(nothing_waits, rig.store, WAIT_MS)); /* a copier has them all */
+    was_left_behind = false;
+    umbp_log_set(UMBP_LOG_ERROR, on_log, NULL);
+    (void)store_close(rig.store, clock_deadline_ns(clock_monotonic(), 1));
+    store_destroy(rig.store);
+    rig.store = NULL;
+    umbp_log_set(UMBP_LOG_WARN, NULL, NULL);
+    assert_false(was_left_behind);
+    disk_fault_clear(rig.fault);
+    rig_open(&rig); /* and the directory is free, and good */
+    rig_finish(&rig);
+}
+
 static void a_clear_on_a_hanging_disk_ends_with_its_deadline_and_memory_is_empty(void **state)
 {
     struct rig rig = rig_make();
@@ -365,6 +428,8 @@ int main(void)
         cmocka_unit_test(two_leaders_on_one_directory_are_refused),
         cmocka_unit_test(a_start_whose_nth_disk_call_fails_is_refused_or_serves_all),
         cmocka_unit_test(a_close_on_a_hanging_disk_ends_in_time_and_says_so),
+        cmocka_unit_test(what_the_disk_keeps_over_a_close_stays_in_place),
+        cmocka_unit_test(a_close_on_a_slow_disk_leaves_nothing_behind),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
