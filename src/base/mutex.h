@@ -13,19 +13,22 @@
 #include "base/clock.h"
 
 enum mutex_rank {
-    RANK_CLIENT = 10,       /* client: state, registered memory */
-    RANK_STORE = 20,        /* store: slow-path state (clear, flush, close) */
-    RANK_STORE_EVICT = 22,  /* store: the order of eviction */
-    RANK_STORE_QUEUE = 25,  /* store: copy queue */
-    RANK_SHARD = 30,        /* index shard; never two at once */
-    RANK_INDEX_MEMORY = 35, /* slabs that the shards' arenas share */
-    RANK_EVENTS = 40,       /* event ring */
-    RANK_SSD = 50,          /* tier_ssd: segment table and active segment */
-    RANK_DRAM = 60,         /* tier_dram: page bitmaps */
-    RANK_IO_POOL = 70,      /* checked-out I/O queues and buffers */
-    RANK_DISK = 80,         /* inside a driver */
-    RANK_COPY_POOL = 90,    /* copy pool */
-    RANK_LEAF = 100,        /* tests, tools: nothing is taken under it */
+    RANK_CLIENT = 10,         /* client: state, registered memory */
+    RANK_STORE = 20,          /* store: slow-path state (clear, flush, close) */
+    RANK_STORE_EVICT = 22,    /* store: the order of eviction */
+    RANK_STORE_QUEUE = 25,    /* store: copy queue */
+    RANK_MASTER_NODE = 26,    /* master: a node's sequence, while a beat is applied */
+    RANK_MASTER_MEMBERS = 27, /* master: who is a member */
+    RANK_MASTER_PUT = 28,     /* master: placement */
+    RANK_SHARD = 30,          /* index shard; never two at once */
+    RANK_INDEX_MEMORY = 35,   /* slabs that the shards' arenas share */
+    RANK_EVENTS = 40,         /* event ring */
+    RANK_SSD = 50,            /* tier_ssd: segment table and active segment */
+    RANK_DRAM = 60,           /* tier_dram: page bitmaps */
+    RANK_IO_POOL = 70,        /* checked-out I/O queues and buffers */
+    RANK_DISK = 80,           /* inside a driver */
+    RANK_COPY_POOL = 90,      /* copy pool */
+    RANK_LEAF = 100,          /* tests, tools: nothing is taken under it */
 };
 
 struct mutex {

@@ -23,7 +23,7 @@
  * Threads. Every function may be called from any thread at any time between create and destroy. The
  * core has no thread of its own: what is due by time is done by master_tick, a bounded piece at a
  * call, which one thread of a door calls. Locks: a node's own (sequence and application, held while
- * a beat is applied) < members < external hits < index shard. No lock is held over a log line, a
+ * a beat is applied) < members < placement < index shard. No lock is held over a log line, a
  * visitor or an allocation of more than a segment. Beats of one node wait for each other; nothing
  * else waits for a beat for longer than one shard's segment takes (some 20 us).
  *
@@ -325,7 +325,8 @@ struct master_beat_answer {
  * UMBP_OK also for gaps and for an expired node, which revives and is asked for a full sync.
  * UMBP_NOT_FOUND: the master does not know the node, which should register.
  * UMBP_STALE: another incarnation has taken its place; it must not go on.
- * UMBP_LIMIT: more than MASTER_BEAT_EVENTS_MAX events. UMBP_INVALID_VALUE. Nothing is applied then.
+ * UMBP_LIMIT: more than MASTER_BEAT_EVENTS_MAX events. UMBP_INVALID_VALUE. UMBP_BUSY: the node has
+ * come and gone so often that the sweep has to pass first. Nothing is applied then.
  * An event that makes no sense (tier, size) is skipped and counted.
  */
 MUST_USE enum umbp_status master_beat(struct master *master, const struct master_beat *beat,
@@ -411,14 +412,16 @@ void master_advice_free(struct master_advice *advice);
  * Tiers add up: one hash may be at several tiers of a node. Only living nodes may report; what a
  * node reported goes with it. */
 
-/* UMBP_NOT_FOUND: the node is not alive. Idempotent. */
+/* UMBP_NOT_FOUND: the node is not alive. UMBP_NO_MEMORY, UMBP_LIMIT: not all of it is taken in.
+ * UMBP_INVALID_VALUE: no tier. Idempotent. */
 MUST_USE enum umbp_status master_external_report(struct master *master, struct master_text id,
                                                  const struct fingerprint *prints, size_t count,
                                                  enum master_tier tier);
 MUST_USE enum umbp_status master_external_revoke(struct master *master, struct master_text id,
                                                  const struct fingerprint *prints, size_t count,
                                                  enum master_tier tier);
-/* Everything that the node reported at this tier; MASTER_TIER_NONE: at all of them. */
+/* Everything that the node reported at this tier; MASTER_TIER_NONE: at all of them. UMBP_OK for an
+ * unknown node; UMBP_BUSY after thousands of them in a row, until the sweep has passed. */
 MUST_USE enum umbp_status master_external_revoke_all(struct master *master, struct master_text id,
                                                      enum master_tier tier);
 
@@ -474,5 +477,27 @@ struct master_metric {
 MUST_USE enum umbp_status
 master_metrics(struct master *master,
                void (*visit)(void *context, const struct master_metric *metric), void *context);
+
+/* ------------------------------------------------------------------------------ bench ----- */
+
+/* What this machine does, in process, on one thread. For `umbp bench`. */
+struct master_bench_figures {
+    uint64_t keys;
+    uint64_t nodes;
+    double ingest_per_s;        /* events of new keys, in bundles of 128 */
+    double remove_per_s;        /* the same keys going */
+    double bytes_per_key;       /* the index's own count, one location each */
+    double resident_per_key;    /* what the process grew by; 0 where /proc is not there */
+    double keyed_bytes_per_key; /* with key bytes of 70 kept (nodes with wants_keys) */
+    double route_get_per_s;     /* batches of 128 keys that are there */
+    double lookup_per_s;        /* batches of 128, half of them there */
+    double route_put_per_s;     /* batches of 128 new keys */
+    double full_sync_s; /* all nodes listing all keys to an empty master, one after another */
+    double sweep_s;     /* ticks until what an expired node held is gone */
+    double longest_tick_s;
+};
+
+MUST_USE enum umbp_status master_bench(uint64_t keys, uint64_t nodes,
+                                       struct master_bench_figures *figures_out);
 
 #endif

@@ -1,0 +1,304 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * Placement: which node a put goes to.
+ *
+ * The rules of choice (HBM before DRAM, never SSD; most available or weighted random; affinity
+ * none, same, local; projected capacity within a batch) are the public master's. Added to them:
+ *
+ * - What was routed counts as taken for everybody at once, not only within the batch, until the
+ *   owner has reported since and one to two windows have passed. Else all writers between two beats
+ *   would go to one node.
+ * - Of the nodes that fit, none takes more than half as much again as their mean within the last
+ *   windows, once it has got 32 MiB or 8 values. Else a node that joins empty would get every put
+ *   of the cluster until it is as full as the others.
+ * - A full cache is the usual state of a cache. When no node has free room, those whose evictor can
+ *   make some (evictable_bytes) are asked, before the answer is that there is none.
+ *
+ * All under one lock, for a batch at a time: some 10 ns for a key and node.
+ */
+#include "master/master_route_priv.h"
+
+#define FAIR_BYTES (32 * MIB)
+#define FAIR_VALUES 8u
+
+static const uint8_t put_tiers[TIER_SLOTS] = {MASTER_TIER_HBM, MASTER_TIER_DRAM};
+
+/* ---------------------------------------------------------------------------- capacity --- */
+
+static bool takes_puts(const struct node *node)
+{
+    return node->capacities[MASTER_TIER_HBM].total_bytes > 0 ||
+           node->capacities[MASTER_TIER_DRAM].total_bytes > 0;
+}
+
+static void roll_window(struct master *master)
+{
+    uint64_t window =
+        (now_ns(master) - master->start_ns) / (master->options.put_window_ms * NS_PER_MS);
+    bool is_next = window == master->window + 1;
+    if (window == master->window) {
+        return;
+    }
+    master->window = window;
+    for (uint32_t i = 0; i < master->target_count; i++) {
+        struct target *target = &master->targets[i];
+        for (uint32_t t = 0; t < TIER_SLOTS; t++) {
+            uint64_t newest = target->window_taken[0][t];
+            target->taken[t] += target->window_taken[1][t] + (is_next ? 0 : newest);
+            target->window_taken[1][t] = is_next ? newest : 0;
+            target->window_taken[0][t] = 0;
+        }
+    }
+}
+
+static void target_remove(struct master *master, uint32_t node)
+{
+    uint32_t at = master->target_of[node];
+    if (at) {
+        struct target *last = &master->targets[--master->target_count];
+        master->targets[at - 1] = *last;
+        master->target_of[last->node] = at;
+        master->target_of[node] = 0;
+    }
+}
+
+void put_node_here(struct master *master, const struct node *node)
+{
+    uint32_t index = node_index(master, node);
+    mutex_lock(&master->put_lock);
+    roll_window(master);
+    if (!takes_puts(node)) {
+        target_remove(master, index);
+    } else {
+        if (!master->target_of[index]) {
+            master->targets[master->target_count++] = (struct target){.node = index};
+            master->target_of[index] = master->target_count;
+        }
+        struct target *target = &master->targets[master->target_of[index] - 1];
+        for (uint32_t t = 0; t < TIER_SLOTS; t++) {
+            const struct master_capacity *capacity = &node->capacities[put_tiers[t]];
+            target->available[t] = capacity->available_bytes;
+            target->evictable[t] = capacity->evictable_bytes;
+            target->largest[t] = capacity->largest_bytes;
+            target->taken[t] = 0;
+        }
+    }
+    mutex_unlock(&master->put_lock);
+}
+
+void put_node_gone(struct master *master, uint32_t node)
+{
+    mutex_lock(&master->put_lock);
+    target_remove(master, node);
+    mutex_unlock(&master->put_lock);
+}
+
+/* -------------------------------------------------------------------------------- pick --- */
+
+struct pick {
+    struct target *target;
+    uint32_t tier; /* index into put_tiers */
+};
+
+/* What is left of it; with `evicting`, what could be. 0 when the value doesn't fit. */
+static uint64_t room_for(const struct target *target, uint32_t tier, bool evicting, uint64_t bytes)
+{
+    uint64_t has = target->available[tier];
+    uint64_t taken =
+        target->taken[tier] + target->window_taken[0][tier] + target->window_taken[1][tier];
+    if (evicting && __builtin_add_overflow(has, target->evictable[tier], &has)) {
+        has = UINT64_MAX;
+    }
+    uint64_t left = has > taken ? has - taken : 0;
+    bool fits = left >= bytes && (!target->largest[tier] || bytes <= target->largest[tier]);
+    return fits ? left : 0;
+}
+
+static uint64_t recently(const struct target *target)
+{
+    return target->window_taken[0][0] + target->window_taken[0][1] + target->window_taken[1][0] +
+           target->window_taken[1][1];
+}
+
+struct choice {
+    const struct route_excludes *excludes;
+    uint64_t bytes;
+    uint32_t tier;
+    bool evicting;
+};
+
+static bool is_candidate(const struct target *target, const struct choice *choice,
+                         uint64_t *room_out)
+{
+    *room_out = room_for(target, choice->tier, choice->evicting, choice->bytes);
+    return *room_out > 0 && !route_is_excluded(choice->excludes, target->node);
+}
+
+/* How much a candidate may have got in the last windows, this value included. */
+static uint64_t fair_share(const struct master *master, const struct choice *choice)
+{
+    uint64_t sum = choice->bytes;
+    uint64_t candidates = 0;
+    uint64_t room;
+    for (uint32_t i = 0; i < master->target_count; i++) {
+        if (is_candidate(&master->targets[i], choice, &room)) {
+            sum += recently(&master->targets[i]);
+            candidates++;
+        }
+    }
+    uint64_t share = candidates > 1 ? sum / candidates * 3 / 2 : UINT64_MAX;
+    return u64_max(share, u64_max(FAIR_BYTES, FAIR_VALUES * choice->bytes));
+}
+
+static struct target *choose(struct master *master, const struct choice *choice)
+{
+    uint64_t share = fair_share(master, choice);
+    struct target *best = NULL;
+    uint64_t best_room = 0;
+    uint64_t sum = 0;
+    for (uint32_t i = 0; i < master->target_count; i++) {
+        struct target *target = &master->targets[i];
+        uint64_t room;
+        if (!is_candidate(target, choice, &room) || recently(target) + choice->bytes > share) {
+            continue;
+        }
+        if (master->options.put_algorithm == MASTER_PUT_MOST_AVAILABLE) {
+            if (room > best_room) {
+                best = target;
+                best_room = room;
+            }
+            continue;
+        }
+        /* Weighted, in one pass: each takes the place of the one before it with the chance of its
+         * weight in the sum so far. Weights in units that can't overflow. */
+        uint64_t weight = (room >> 12) + 1;
+        sum += weight;
+        if (rng_below(&master->rng, sum) < weight) {
+            best = target;
+        }
+    }
+    return best;
+}
+
+/* On this node alone, HBM before DRAM. */
+static bool pick_on(struct master *master, uint32_t node, const struct route_excludes *excludes,
+                    uint64_t bytes, bool evicting, struct pick *pick_out)
+{
+    uint32_t at = master->target_of[node];
+    if (!at || route_is_excluded(excludes, node)) {
+        return false;
+    }
+    for (uint32_t tier = 0; tier < TIER_SLOTS; tier++) {
+        if (room_for(&master->targets[at - 1], tier, evicting, bytes)) {
+            *pick_out = (struct pick){&master->targets[at - 1], tier};
+            return true;
+        }
+    }
+    return false;
+}
+
+/* Among all, tier by tier; `sticky` (a node, or UINT32_MAX) first within each. */
+static bool pick_any(struct master *master, const struct route_excludes *excludes, uint64_t bytes,
+                     bool evicting, uint32_t sticky, struct pick *pick_out)
+{
+    for (uint32_t tier = 0; tier < TIER_SLOTS; tier++) {
+        const struct choice choice = {excludes, bytes, tier, evicting};
+        struct target *target = NULL;
+        uint32_t at = sticky != UINT32_MAX ? master->target_of[sticky] : 0;
+        uint64_t room;
+        if (at && is_candidate(&master->targets[at - 1], &choice, &room)) {
+            target = &master->targets[at - 1];
+        } else {
+            target = choose(master, &choice);
+        }
+        if (target) {
+            *pick_out = (struct pick){target, tier};
+            return true;
+        }
+    }
+    return false;
+}
+
+/* --------------------------------------------------------------------------- the batch --- */
+
+struct put_batch {
+    const struct route_excludes *excludes;
+    uint32_t anchor;      /* a node, or UINT32_MAX */
+    uint32_t anchor_tier; /* TIER_SLOTS: any */
+};
+
+static bool pick_one(struct master *master, struct put_batch *batch, uint64_t bytes,
+                     struct pick *pick_out)
+{
+    bool is_same = master->options.put_affinity == MASTER_AFFINITY_SAME;
+    for (int evicting = 0; evicting < 2; evicting++) {
+        bool has = false;
+        if (batch->anchor != UINT32_MAX && is_same && batch->anchor_tier < TIER_SLOTS) {
+            uint32_t at = master->target_of[batch->anchor];
+            has = at && room_for(&master->targets[at - 1], batch->anchor_tier, evicting, bytes);
+            *pick_out = (struct pick){has ? &master->targets[at - 1] : NULL, batch->anchor_tier};
+        } else if (batch->anchor != UINT32_MAX && !is_same) {
+            has = pick_on(master, batch->anchor, batch->excludes, bytes, evicting, pick_out);
+        }
+        if (!has && pick_any(master, batch->excludes, bytes, evicting,
+                             is_same ? batch->anchor : UINT32_MAX, pick_out)) {
+            has = true;
+            if (is_same) {
+                batch->anchor = pick_out->target->node;
+                batch->anchor_tier = TIER_SLOTS;
+            }
+        }
+        if (has) {
+            return true;
+        }
+    }
+    return false;
+}
+
+/* `same`: a node and tier that the whole batch fits, if there is one. */
+static void anchor_whole(struct master *master, struct put_batch *batch,
+                         const struct master_route *routes, const uint64_t *sizes, uint64_t size,
+                         size_t count)
+{
+    uint64_t total = 0;
+    struct pick pick;
+    for (size_t i = 0; i < count; i++) {
+        uint64_t bytes = sizes ? sizes[i] : size;
+        if (routes[i].outcome == MASTER_UNAVAILABLE &&
+            __builtin_add_overflow(total, bytes, &total)) {
+            return;
+        }
+    }
+    /* A node that says how much it takes at once is judged by it here too: that only costs the pin.
+     */
+    if (total && pick_any(master, batch->excludes, total, false, UINT32_MAX, &pick)) {
+        batch->anchor = pick.target->node;
+        batch->anchor_tier = pick.tier;
+    }
+}
+
+void put_place(struct master *master, const struct route_excludes *excludes, uint32_t requester,
+               const uint64_t *sizes, uint64_t size, size_t count, struct master_route *routes)
+{
+    struct put_batch batch = {excludes, UINT32_MAX, TIER_SLOTS};
+    mutex_lock(&master->put_lock);
+    roll_window(master);
+    if (master->options.put_affinity == MASTER_AFFINITY_LOCAL) {
+        batch.anchor = requester;
+    } else if (master->options.put_affinity == MASTER_AFFINITY_SAME) {
+        anchor_whole(master, &batch, routes, sizes, size, count);
+    }
+    for (size_t i = 0; i < count; i++) {
+        uint64_t bytes = sizes ? sizes[i] : size;
+        struct pick pick;
+        if (routes[i].outcome == MASTER_ALREADY_EXISTS || bytes > MASTER_VALUE_BYTES_MAX ||
+            !pick_one(master, &batch, u64_max(bytes, 1), &pick)) {
+            continue;
+        }
+        pick.target->window_taken[0][pick.tier] += bytes;
+        routes[i].outcome = MASTER_ROUTED;
+        routes[i].node = pick.target->node; /* made a handle by the caller */
+        routes[i].tier = put_tiers[pick.tier];
+    }
+    mutex_unlock(&master->put_lock);
+}
