@@ -45,7 +45,7 @@ class Client(_umbp.Client):
     @property
     def config(self):
         """A copy of the configuration that it was made with."""
-        return self._config.copy()
+        return Config(self._config)
 
     def __enter__(self):
         return self
@@ -77,7 +77,7 @@ class Client(_umbp.Client):
 
     def deregister_memory(self, data):
         """`data` as it was registered: the object, the tuple or the pointer."""
-        if isinstance(data, int):
+        if hasattr(data, "__index__"):
             pointer = _address(data, "data")
         else:
             pointer, _ = _umbp.memory_of(data, False)

@@ -200,11 +200,8 @@ class Config(_Section):
         """Whole names and values of all options."""
         return {name: _get(self._native, name) for name in _OPTIONS}
 
-    def copy(self):
-        """A configuration of its own with the same values."""
+    def __copy__(self):
         return Config(self)
-
-    __copy__ = copy
 
     def __deepcopy__(self, memo):
         return Config(self)

@@ -43,7 +43,7 @@ def _class_name(status_name):
 def _make():
     made = {}
     for status in Status:
-        if status.is_success:
+        if status == Status.OK:
             _umbp.use(int(status), status, None)
             continue
         name = _class_name(status.name)
