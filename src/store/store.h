@@ -149,6 +149,10 @@ struct store_reservation {
  * UMBP_READ_ONLY. Evicts to make room. */
 MUST_USE enum umbp_status store_reserve(struct store *store, struct umbp_key key, uint64_t bytes,
                                         uint32_t depth, struct store_reservation *reservation_out);
+/* The same, and never waits: UMBP_NO_SPACE when eviction alone does not make the room now. */
+MUST_USE enum umbp_status store_try_reserve(struct store *store, struct umbp_key key,
+                                            uint64_t bytes, uint32_t depth,
+                                            struct store_reservation *reservation_out);
 /* The reservation's or pin's piece at `offset`; see dram_piece_at. */
 struct dram_piece store_piece_at(const struct store *store, const struct dram_block *block,
                                  uint64_t offset, uint32_t *cursor);
@@ -213,6 +217,23 @@ MUST_USE enum umbp_status store_event_wait(struct store *store, uint64_t sequenc
 MUST_USE enum umbp_status store_snapshot(struct store *store,
                                          bool (*visit)(void *, const struct store_event *),
                                          void *context, uint64_t *sequence_out);
+
+/*
+ * The same snapshot in pieces, for who may not stay away for long. Zero-initialise the cursor; each
+ * call visits at least `entries` more entries (a tier each makes an event) until all were visited,
+ * and says whether that is so. What store_snapshot promises holds from the first call on:
+ * cursor->sequence is where the events to be applied on top begin. The visitor can't stop it.
+ */
+struct store_cursor {
+    uint64_t sequence;
+    bool is_begun;
+    uint32_t shard;
+    uint64_t position;
+    uint64_t mask;
+};
+MUST_USE bool store_snapshot_next(struct store *store, struct store_cursor *cursor,
+                                  uint32_t entries,
+                                  void (*visit)(void *, const struct store_event *), void *context);
 
 struct store_capacity {
     uint64_t total_bytes;

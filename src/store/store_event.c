@@ -210,33 +210,54 @@ static bool tell(const struct snapshot_item *item, enum store_tier tier, struct 
     return visit(context, event);
 }
 
-/* A table that grows under the walk starts it again: repeated, never missed. */
+/*
+ * The next entries of a shard, pinned. A table that grows under the walk starts it again: repeated,
+ * never missed. Fewer than SNAPSHOT_CHUNK: the shard is through.
+ */
+static uint32_t snapshot_take(struct shard *shard, struct store_cursor *cursor,
+                              struct snapshot_item items[SNAPSHOT_CHUNK])
+{
+    uint32_t count = 0;
+    uint32_t handle;
+
+    mutex_lock(&shard->lock);
+    uint64_t mask_now = atomic_load_explicit(&shard->bucket_mask, memory_order_relaxed);
+    if (cursor->mask != mask_now) {
+        cursor->mask = mask_now;
+        cursor->position = 0;
+    }
+    while (count < SNAPSHOT_CHUNK && (handle = index_walk(shard, &cursor->position))) {
+        struct entry *entry = index_entry(shard, handle);
+        index_ref(entry);
+        items[count++] =
+            (struct snapshot_item){entry, entry->flags & ENTRY_LISTED, entry->ssd.segment != 0};
+    }
+    mutex_unlock(&shard->lock);
+    return count;
+}
+
+static uint64_t next_sequence(struct store *store)
+{
+    uint64_t sequence = 0;
+    if (store->events) {
+        mutex_lock(&store->events->lock);
+        sequence = store->events->next;
+        mutex_unlock(&store->events->lock);
+    }
+    return sequence;
+}
+
 static bool snapshot_shard(struct store *store, struct shard *shard,
                            bool (*visit)(void *, const struct store_event *), void *context)
 {
     struct snapshot_item items[SNAPSHOT_CHUNK];
     struct store_event event;
-    uint64_t cursor = 0;
-    uint64_t mask = 0;
+    struct store_cursor cursor = {0};
     uint32_t count;
     bool go_on = true;
 
     do {
-        count = 0;
-        mutex_lock(&shard->lock);
-        uint64_t mask_now = atomic_load_explicit(&shard->bucket_mask, memory_order_relaxed);
-        if (mask != mask_now) {
-            mask = mask_now;
-            cursor = 0;
-        }
-        uint32_t handle;
-        while (count < SNAPSHOT_CHUNK && (handle = index_walk(shard, &cursor))) {
-            struct entry *entry = index_entry(shard, handle);
-            index_ref(entry);
-            items[count++] =
-                (struct snapshot_item){entry, entry->flags & ENTRY_LISTED, entry->ssd.segment != 0};
-        }
-        mutex_unlock(&shard->lock);
+        count = snapshot_take(shard, &cursor, items);
         for (uint32_t i = 0; i < count; i++) {
             if (go_on && items[i].in_dram) {
                 go_on = tell(&items[i], STORE_TIER_DRAM, &event, visit, context);
@@ -250,17 +271,56 @@ static bool snapshot_shard(struct store *store, struct shard *shard,
     return go_on;
 }
 
+struct always {
+    void (*visit)(void *, const struct store_event *);
+    void *context;
+};
+
+static bool visit_always(void *context, const struct store_event *event)
+{
+    const struct always *always = context;
+    always->visit(always->context, event);
+    return true;
+}
+
+bool store_snapshot_next(struct store *store, struct store_cursor *cursor, uint32_t entries,
+                         void (*visit)(void *, const struct store_event *), void *context)
+{
+    struct snapshot_item items[SNAPSHOT_CHUNK];
+    struct store_event event;
+    struct always always = {visit, context};
+
+    if (!cursor->is_begun) {
+        cursor->is_begun = true;
+        cursor->sequence = next_sequence(store);
+    }
+    for (uint32_t seen = 0; seen < entries && cursor->shard < store->shard_count;) {
+        uint32_t count = snapshot_take(&store->shards[cursor->shard], cursor, items);
+        for (uint32_t i = 0; i < count; i++) {
+            if (items[i].in_dram) {
+                (void)tell(&items[i], STORE_TIER_DRAM, &event, visit_always, &always);
+            }
+            if (items[i].in_ssd) {
+                (void)tell(&items[i], STORE_TIER_SSD, &event, visit_always, &always);
+            }
+            index_unref(store, items[i].entry);
+        }
+        seen += count;
+        if (count < SNAPSHOT_CHUNK) {
+            cursor->shard++;
+            cursor->position = 0;
+            cursor->mask = 0;
+        }
+    }
+    return cursor->shard == store->shard_count;
+}
+
 enum umbp_status store_snapshot(struct store *store,
                                 bool (*visit)(void *, const struct store_event *), void *context,
                                 uint64_t *sequence_out)
 {
-    uint64_t sequence = 0;
+    uint64_t sequence = next_sequence(store);
 
-    if (store->events) {
-        mutex_lock(&store->events->lock);
-        sequence = store->events->next;
-        mutex_unlock(&store->events->lock);
-    }
     for (uint32_t s = 0; s < store->shard_count; s++) {
         if (!snapshot_shard(store, &store->shards[s], visit, context)) {
             return UMBP_CANCELLED;

@@ -431,8 +431,9 @@ enum umbp_status store_batch_put(struct store *store, const struct umbp_put_item
 
 /* -------------------------------------------------------------------------- reservations - */
 
-enum umbp_status store_reserve(struct store *store, struct umbp_key key, uint64_t bytes,
-                               uint32_t depth, struct store_reservation *reservation_out)
+static enum umbp_status reserve(struct store *store, struct umbp_key key, uint64_t bytes,
+                                uint32_t depth, struct patience *patience,
+                                struct store_reservation *reservation_out)
 {
     struct store_reservation made = {.key = key, .bytes = bytes, .depth = depth, .is_open = true};
     size_t done = 0;
@@ -450,8 +451,7 @@ enum umbp_status store_reserve(struct store *store, struct umbp_key key, uint64_
     if (put_existing(store, key, made.print)) {
         return UMBP_ALREADY_EXISTS;
     }
-    struct patience patience = {.deadline_ns = store_deadline(store)};
-    enum umbp_status status = alloc_blocks(store, &bytes, 1, &patience, &made.block, &done);
+    enum umbp_status status = alloc_blocks(store, &bytes, 1, patience, &made.block, &done);
     if (status != UMBP_OK) {
         return status;
     }
@@ -460,6 +460,20 @@ enum umbp_status store_reserve(struct store *store, struct umbp_key key, uint64_
     *reservation_out = made;
     watch_level(store);
     return UMBP_OK;
+}
+
+enum umbp_status store_reserve(struct store *store, struct umbp_key key, uint64_t bytes,
+                               uint32_t depth, struct store_reservation *reservation_out)
+{
+    struct patience patience = {.deadline_ns = store_deadline(store)};
+    return reserve(store, key, bytes, depth, &patience, reservation_out);
+}
+
+enum umbp_status store_try_reserve(struct store *store, struct umbp_key key, uint64_t bytes,
+                                   uint32_t depth, struct store_reservation *reservation_out)
+{
+    struct patience patience = {.deadline_ns = store_deadline(store), .used_up = true};
+    return reserve(store, key, bytes, depth, &patience, reservation_out);
 }
 
 enum umbp_status store_commit(struct store *store, struct store_reservation *reservation)

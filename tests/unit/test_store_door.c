@@ -77,6 +77,25 @@ static void an_abort_gives_the_pages_back_and_may_be_repeated(void **state)
     finish_store(store);
 }
 
+static void a_try_to_reserve_evicts_but_never_waits(void **state)
+{
+    struct store_options options = small_options(MIB);
+    struct store *store = make_store(&options);
+    struct store_reservation held;
+    struct store_reservation more;
+    (void)state;
+    assert_ok(put_value(store, text_key("cold"), MIB / 2, 1, 0));
+    assert_ok(store_try_reserve(store, text_key("a"), MIB / 4 * 3, 0, &held));
+    assert_false(holds(store, text_key("cold")));
+    uint64_t before_ns = test_now_ns();
+    assert_status(store_try_reserve(store, text_key("b"), MIB / 2, 0, &more), UMBP_NO_SPACE);
+    assert_true(test_now_ns() - before_ns < options.op_timeout_ms * NS_PER_MS / 2);
+    store_abort(store, &held);
+    assert_ok(store_try_reserve(store, text_key("b"), MIB / 2, 0, &more));
+    store_abort(store, &more);
+    finish_store(store);
+}
+
 static void the_first_commit_of_a_key_wins_and_the_second_frees_its_pages(void **state)
 {
     struct store_options options = small_options(MIB);
@@ -526,6 +545,7 @@ int main(void)
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(a_reservation_is_invisible_until_it_is_committed),
         cmocka_unit_test(an_abort_gives_the_pages_back_and_may_be_repeated),
+        cmocka_unit_test(a_try_to_reserve_evicts_but_never_waits),
         cmocka_unit_test(the_first_commit_of_a_key_wins_and_the_second_frees_its_pages),
         cmocka_unit_test(a_reservation_that_can_not_be_is_refused_and_evicts_nothing),
         cmocka_unit_test(reserved_pages_are_not_evicted),

@@ -435,6 +435,47 @@ static void a_snapshot_misses_nothing_while_the_index_grows_under_it(void **stat
     finish_store(store);
 }
 
+struct seen_keys {
+    unsigned count;
+    uint8_t times[5000];
+};
+
+static void see_key(void *context, const struct store_event *event)
+{
+    struct seen_keys *seen = context;
+    char text[16] = "";
+    assert_true(event->is_add && event->sequence == 0 && event->key_bytes < sizeof(text));
+    memcpy(text, event->key, event->key_bytes);
+    seen->times[strtoul(text + 1, NULL, 10)]++;
+    seen->count++;
+}
+
+static void a_snapshot_in_pieces_misses_nothing_that_stays(void **state)
+{
+    struct store_options options = small_options(4 * MIB);
+    struct store *store = make_store(&options);
+    struct store_cursor cursor = {0};
+    struct seen_keys *seen = calloc(1, sizeof(*seen));
+    struct named named;
+    unsigned pieces = 0;
+    (void)state;
+    for (unsigned i = 0; i < 1000; i++) {
+        assert_ok(put_value(store, name_key(&named, "k", i), 64, i, 0));
+    }
+    for (unsigned more = 1000; !store_snapshot_next(store, &cursor, 100, see_key, seen); pieces++) {
+        for (unsigned i = 0; i < 100 && more < 5000; i++, more++) { /* the tables grow meanwhile */
+            assert_ok(put_value(store, name_key(&named, "k", more), 64, more, 0));
+        }
+    }
+    assert_true(pieces >= 5);
+    assert_int_equal(cursor.sequence, 1001);
+    for (unsigned i = 0; i < 1000; i++) {
+        assert_true(seen->times[i] > 0);
+    }
+    free(seen);
+    finish_store(store);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -447,6 +488,7 @@ int main(void)
         cmocka_unit_test(the_same_holds_with_an_ssd_that_copies_reclaims_and_promotes),
         cmocka_unit_test(a_snapshot_is_cancelled_by_its_visitor),
         cmocka_unit_test(a_snapshot_misses_nothing_while_the_index_grows_under_it),
+        cmocka_unit_test(a_snapshot_in_pieces_misses_nothing_that_stays),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
