@@ -28,6 +28,7 @@
 #define PROTO_PROTO_H
 
 #include "base/base.h"
+#include "proto/signpost.h"
 #include <umbp/umbp.h>
 
 #define PROTO_MAGIC 0x46424d55u /* "UMBF" */
