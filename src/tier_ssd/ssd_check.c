@@ -5,7 +5,8 @@
  * Every segment is scanned, footer or not, so every checksum is looked at. Where there is a footer,
  * it says which records count: each must have been found by the scan, unchanged. What was found and
  * is not listed was void, and is no finding. Which of the good records are live is then decided
- * over all segments, by key and generation.
+ * over all segments, by key and generation. Without a super file that holds, the segments' headers
+ * tell whose they are; what was cleared then counts as live.
  */
 #include <inttypes.h>
 #include <stdarg.h>
@@ -32,6 +33,7 @@ struct check {
     uint64_t all_bytes;
     struct ssd_set set;
     struct ssd_loaded *loaded; /* being read */
+    bool header_is_missing;    /* of that one */
 };
 
 PRINTF_LIKE(2, 3) static void check_problem(struct check *check, const char *format, ...)
@@ -166,6 +168,10 @@ static enum umbp_status check_header(struct check *check, struct disk_file file)
 {
     enum umbp_status status =
         ssd_io_run(check->io, DISK_READ, file, NULL, 0, SSD_BLOCK_BYTES, DEADLINE_NEVER, NULL);
+    if (status == UMBP_OK && ssd_block_is_zero(check->io->service->buffer)) {
+        check->header_is_missing = true; /* the writer was killed before it wrote it, perhaps */
+        return UMBP_OK;
+    }
     if (status == UMBP_OK) {
         status = ssd_header_decode(check->io->service->buffer, &check->identity, check->loaded->id);
     }
@@ -179,6 +185,17 @@ static enum umbp_status check_header(struct check *check, struct disk_file file)
         status = UMBP_OK;
     }
     return status;
+}
+
+/* Records behind a header that is not there. */
+static void check_missing_header(struct check *check)
+{
+    if (check->header_is_missing && check->loaded->pages.entries > 0) {
+        check->report->corrupt_segments++;
+        check_problem(check, "%016x.seg: its header is gone (its records are not)",
+                      check->loaded->id);
+    }
+    check->header_is_missing = false;
 }
 
 static enum umbp_status check_file(struct check *check, struct disk_file file,
@@ -198,6 +215,7 @@ static enum umbp_status check_file(struct check *check, struct disk_file file,
         sealed = ssd_footer_load(check->io, file, NULL, &trailer, DEADLINE_NEVER, &footer);
     }
     status = check_scan(check, file, scan);
+    check_missing_header(check);
     if (status == UMBP_OK && sealed == UMBP_OK) {
         check->report->sealed++;
         status = check_against_footer(check, &footer, trailer.footer_block);
@@ -338,56 +356,107 @@ static enum umbp_status check_all(struct check *check, const struct ssd_listing 
     return status == UMBP_OK ? check_live(check) : status;
 }
 
+/* The segments' own word for whose they are. */
+static bool find_identity(struct check *check, const struct ssd_listing *listing)
+{
+    char path[SSD_PATH_BYTES];
+    uint8_t block[SSD_BLOCK_BYTES];
+    uint8_t uuid[SSD_UUID_BYTES];
+    struct disk_file file;
+    for (size_t i = 0; i < listing->count; i++) {
+        size_t got = 0;
+        ssd_segment_path(check->directory, listing->ids[i], path);
+        if (disk_open(check->disk, path, 0, &file) != UMBP_OK) {
+            continue;
+        }
+        enum umbp_status status = disk_read_at(check->disk, file, block, sizeof(block), 0, &got);
+        disk_close(check->disk, file);
+        if (status == UMBP_OK && got == sizeof(block) && ssd_header_uuid(block, uuid)) {
+            check->identity = ssd_identity_of(uuid);
+            return true;
+        }
+    }
+    return false;
+}
+
+/* What to check by. Not UMBP_OK: there is nothing to check, or nothing that can be. */
+static enum umbp_status check_super(struct check *check, const struct ssd_listing *listing)
+{
+    struct ssd_super super;
+    uint32_t version = 0;
+    enum umbp_status status = ssd_super_read(check->disk, check->directory, &super, &version);
+    if (status == UMBP_OK) {
+        check->identity = ssd_identity_of(super.uuid);
+        check->clear_generation = super.clear_generation;
+        return UMBP_OK;
+    }
+    if (status != UMBP_CORRUPT && (status != UMBP_NOT_FOUND || listing->count == 0)) {
+        return status;
+    }
+    check->report->super_is_damaged = true;
+    check_problem(
+        check, "umbp.super is %s: the directory can't be opened; what was cleared counts as live",
+        status == UMBP_NOT_FOUND ? "missing" : "damaged");
+    if (listing->count > 0 && !find_identity(check, listing)) {
+        check_problem(check, "no segment's header tells whose it is");
+    }
+    return UMBP_OK;
+}
+
+static enum umbp_status check_directory(struct check *check, const struct ssd_listing *listing)
+{
+    check->set.segments = mem_calloc(listing->count + 1, sizeof(*check->set.segments));
+    enum umbp_status status =
+        check->set.segments
+            ? ssd_read_slots(check->disk, clock_monotonic(), &check->counters, CHECK_IO_TIMEOUT_NS,
+                             CHECK_DEPTH, CHECK_IO_BYTES, &check->io)
+            : UMBP_NO_MEMORY;
+    if (status == UMBP_OK) {
+        status = check_all(check, listing);
+        (void)ssd_io_destroy(check->io, CHECK_IO_TIMEOUT_NS);
+    }
+    ssd_set_fini(&check->set);
+    return status;
+}
+
 enum umbp_status ssd_check(const char *directory, struct disk *disk,
                            void (*progress)(void *context, uint64_t done, uint64_t all),
                            void (*problem)(void *context, const char *line), void *context,
                            struct ssd_check_report *report_out, char *error_out, size_t error_bytes)
 {
-    struct ssd_super super;
     struct ssd_listing listing;
-    uint32_t version = 0;
-    ssd_set_error(error_out, error_bytes, "%s", "");
-    if (strlen(directory) > SSD_PATH_BYTES - 64) {
-        return UMBP_INVALID_VALUE;
-    }
-    enum umbp_status status = ssd_super_read(disk, directory, &super, &version);
-    if (status != UMBP_OK) {
-        ssd_set_error(error_out, error_bytes, "%s/umbp.super: %s", directory,
-                      disk_status_text(status));
-        return status;
-    }
-    status = ssd_listing_read(disk, directory, &listing);
-    if (status != UMBP_OK) {
-        ssd_set_error(error_out, error_bytes, "%s can't be listed: %s", directory,
-                      disk_status_text(status));
-        return status;
-    }
     struct ssd_check_report report = {0};
     struct check check = {
         .disk = disk,
         .directory = directory,
-        .identity = ssd_identity_of(super.uuid),
-        .clear_generation = super.clear_generation,
         .progress = progress,
         .problem = problem,
         .context = context,
         .report = &report,
     };
-    check.set.segments = mem_calloc(listing.count + 1, sizeof(*check.set.segments));
-    status = check.set.segments
-                 ? ssd_read_slots(disk, clock_monotonic(), &check.counters, CHECK_IO_TIMEOUT_NS,
-                                  CHECK_DEPTH, CHECK_IO_BYTES, &check.io)
-                 : UMBP_NO_MEMORY;
-    if (status == UMBP_OK) {
-        status = check_all(&check, &listing);
-        (void)ssd_io_destroy(check.io, CHECK_IO_TIMEOUT_NS);
+    ssd_set_error(error_out, error_bytes, "%s", "");
+    if (strlen(directory) > SSD_PATH_BYTES - 64) {
+        return UMBP_INVALID_VALUE;
     }
-    ssd_set_fini(&check.set);
-    ssd_listing_fini(&listing);
+    enum umbp_status status = ssd_listing_read(disk, directory, &listing);
     if (status != UMBP_OK) {
-        ssd_set_error(error_out, error_bytes, "%s: %s", directory, disk_status_text(status));
+        ssd_set_error(error_out, error_bytes, "%s can't be listed: %s", directory,
+                      disk_status_text(status));
         return status;
     }
-    *report_out = report;
-    return UMBP_OK;
+    status = check_super(&check, &listing);
+    if (status != UMBP_OK) {
+        ssd_set_error(error_out, error_bytes, "%s/umbp.super: %s", directory,
+                      disk_status_text(status));
+    } else {
+        status = check_directory(&check, &listing);
+        if (status != UMBP_OK) {
+            ssd_set_error(error_out, error_bytes, "%s: %s", directory, disk_status_text(status));
+        }
+    }
+    ssd_listing_fini(&listing);
+    if (status == UMBP_OK) {
+        *report_out = report;
+    }
+    return status;
 }

@@ -153,6 +153,15 @@ void ssd_header_encode(const struct ssd_identity *identity, uint32_t segment, ui
     block_seal(block);
 }
 
+bool ssd_header_uuid(const uint8_t *block, uint8_t *uuid_out)
+{
+    if (get_u64(block) != MAGIC_HEADER || !block_holds(block)) {
+        return false;
+    }
+    memcpy(uuid_out, block + 16, SSD_UUID_BYTES);
+    return true;
+}
+
 enum umbp_status ssd_header_decode(const uint8_t *block, const struct ssd_identity *identity,
                                    uint32_t segment)
 {

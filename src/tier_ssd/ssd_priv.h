@@ -109,6 +109,8 @@ MUST_USE enum umbp_status ssd_super_decode(const uint8_t *block, struct ssd_supe
                                            uint32_t *version_out);
 
 void ssd_header_encode(const struct ssd_identity *identity, uint32_t segment, uint8_t *block);
+/* Whose header it is. False: none that holds. */
+MUST_USE bool ssd_header_uuid(const uint8_t *block, uint8_t *uuid_out);
 /* UMBP_CORRUPT: no header; UMBP_NOT_FOUND: of another directory; UMBP_VERSION. */
 MUST_USE enum umbp_status ssd_header_decode(const uint8_t *block,
                                             const struct ssd_identity *identity, uint32_t segment);

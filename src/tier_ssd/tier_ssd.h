@@ -274,6 +274,7 @@ struct ssd_check_report {
     uint64_t missing_footers;
     uint64_t torn_bytes; /* behind the last valid record of an unsealed segment */
     uint64_t foreign_files;
+    bool super_is_damaged; /* or missing; the segments were checked all the same */
 };
 /* Read a directory whole, verify every checksum, change nothing. `progress` (may be NULL) is told
  * bytes done and in all; `problem` (may be NULL) gets a line for each finding. Works beside a

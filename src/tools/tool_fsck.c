@@ -80,7 +80,7 @@ static json_t *report_json(const char *directory, const struct check *check,
                            const struct ssd_check_report *report)
 {
     return json_pack(
-        "{s:s,s:b,s:I,s:O,s:I,s:I,s:I,s:I,s:I,s:I,s:I,s:I,s:I,s:I,s:I}", "directory", directory,
+        "{s:s,s:b,s:I,s:O,s:I,s:I,s:I,s:I,s:I,s:I,s:I,s:I,s:I,s:I,s:I,s:b}", "directory", directory,
         "clean", check->count == 0, "finding_count", (json_int_t)check->count, "findings",
         check->findings, "segments", (json_int_t)report->segments, "sealed",
         (json_int_t)report->sealed, "records", (json_int_t)report->records, "dead_records",
@@ -88,7 +88,8 @@ static json_t *report_json(const char *directory, const struct check *check,
         (json_int_t)report->bytes, "corrupt_records", (json_int_t)report->corrupt_records,
         "corrupt_segments", (json_int_t)report->corrupt_segments, "missing_footers",
         (json_int_t)report->missing_footers, "torn_bytes", (json_int_t)report->torn_bytes,
-        "foreign_files", (json_int_t)report->foreign_files);
+        "foreign_files", (json_int_t)report->foreign_files, "super_damaged",
+        report->super_is_damaged);
 }
 
 static enum tool_exit check_directory(const struct tool_args *args, const char *directory,

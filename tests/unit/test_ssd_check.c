@@ -159,12 +159,66 @@ static void a_kill_leaves_no_corruption_only_a_missing_footer(void **state)
     disk_destroy(fx.disk);
 }
 
+static void a_damaged_or_missing_super_file_is_found_and_the_segments_are_checked(void **state)
+{
+    (void)state;
+    struct fx fx;
+    struct lines lines;
+    struct disk_file file;
+    const uint8_t wrong = 77;
+    check_init(&fx);
+    fx_close(&fx);
+    assert_ok(disk_open(fx.disk, "d/umbp.super", DISK_OPEN_WRITE, &file));
+    assert_ok(disk_write_at(fx.disk, file, &wrong, 1, 20));
+    disk_close(fx.disk, file);
+    struct ssd_check_report report = check(&fx, &lines);
+    assert_true(report.super_is_damaged);
+    assert_non_null(strstr(lines.all, "umbp.super is damaged"));
+    assert_int_equal(lines.count, 1);
+    assert_int_equal(report.records, 35);
+    assert_int_equal(report.segments, report.sealed);
+
+    assert_ok(disk_unlink(fx.disk, "d/umbp.super"));
+    flip(&fx, fx.index[30].location.segment,
+         (uint64_t)(fx.index[30].location.block + 1) * SSD_BLOCK_BYTES);
+    report = check(&fx, &lines);
+    assert_true(report.super_is_damaged);
+    assert_non_null(strstr(lines.all, "umbp.super is missing"));
+    assert_int_equal(report.corrupt_records, 1);
+    assert_int_equal(report.records, 34);
+    disk_destroy(fx.disk);
+}
+
+/* Killed between setting a segment's space aside and writing its header. */
+static void a_segment_that_was_never_begun_is_no_damage(void **state)
+{
+    (void)state;
+    struct fx fx;
+    struct lines lines;
+    struct disk_file file;
+    check_init(&fx);
+    fx_close(&fx);
+    assert_ok(
+        disk_open(fx.disk, "d/00000000000000ff.seg", DISK_OPEN_WRITE | DISK_OPEN_CREATE, &file));
+    assert_ok(disk_allocate(fx.disk, file, 256u << 10));
+    disk_close(fx.disk, file);
+    struct ssd_check_report report = check(&fx, &lines);
+    assert_int_equal(report.corrupt_segments, 0);
+    assert_int_equal(report.missing_footers, 1);
+    assert_int_equal(report.records, 35);
+    disk_destroy(fx.disk);
+}
+
 static void what_is_no_directory_of_ours_is_refused(void **state)
 {
     (void)state;
     struct ssd_check_report report;
     char error[256];
     struct disk *disk = fx_memory_disk();
+    assert_status(ssd_check("d", disk, NULL, NULL, NULL, &report, error, sizeof(error)),
+                  UMBP_NOT_FOUND);
+    assert_non_null(strstr(error, "d can't be listed: no such file"));
+    assert_ok(disk_make_directory(disk, "d"));
     assert_status(ssd_check("d", disk, NULL, NULL, NULL, &report, error, sizeof(error)),
                   UMBP_NOT_FOUND);
     assert_non_null(strstr(error, "d/umbp.super"));
@@ -178,6 +232,8 @@ int main(void)
         cmocka_unit_test(a_live_directory_is_good_but_for_its_open_segment),
         cmocka_unit_test(damage_is_found_and_named),
         cmocka_unit_test(a_kill_leaves_no_corruption_only_a_missing_footer),
+        cmocka_unit_test(a_damaged_or_missing_super_file_is_found_and_the_segments_are_checked),
+        cmocka_unit_test(a_segment_that_was_never_begun_is_no_damage),
         cmocka_unit_test(what_is_no_directory_of_ours_is_refused),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
