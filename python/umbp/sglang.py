@@ -38,6 +38,7 @@ __all__ = ["UmbpStorage"]
 _log = logging.getLogger(__name__)
 
 _COMPLAIN_SECONDS = 60.0
+_SHAPE = ("layer_num", "start_layer", "end_layer", "head_num", "head_dim", "v_head_dim")
 _OK = umbp.Status.OK
 _EXISTS = umbp.Status.ALREADY_EXISTS
 
@@ -120,6 +121,7 @@ class _Pool:
             ("dtype", str(getattr(self.host_pool, "dtype", ""))),
             ("format", str(getattr(self.host_pool, "storage_format_tag", None))),
             ("sizes", self.sizes),
+            ("shape", [getattr(self.host_pool, field, None) for field in _SHAPE]),
             sorted(ranks.stages.items()),
         ]
         if self.splits > 1:
@@ -227,7 +229,7 @@ class UmbpStorage(HiCacheStorage):
     def _pool(self, name, host_pool):
         try:
             return _Pool(name, host_pool, self._ranks, False)
-        except (NotImplementedError, AttributeError, AssertionError, ValueError) as error:
+        except (NotImplementedError, AttributeError, AssertionError, TypeError, ValueError) as error:
             raise ValueError(
                 "host pool %s does not say where its pages are (%s: %s); choose another "
                 "--hicache-mem-layout, or leave interface_v1 out"

@@ -41,6 +41,7 @@ def _false(*args):
 
 STAND_INS = {
     "sglang.srt.utils": {n: _false for n in ("is_cuda", "is_hip", "is_mps", "is_npu", "is_xpu")},
+    "sglang.srt.utils.common": {"human_readable_int": int},
     "sglang.kernels": {},
     "sglang.kernels.ops": {},
     "sglang.kernels.ops.kvcache": {},
@@ -164,6 +165,7 @@ def _host_pool_class():
         def __init__(self, pages=16, page_size=4, layers=3, row_bytes=64, mla=False,
                      layout="page_first", allocator_type="default", heads=1):
             self.layers, self.row_bytes, self.mla, self.heads = layers, row_bytes, mla, heads
+            self.layer_num = layers
             super().__init__(
                 dtype=torch.uint8, device_capacity_tokens=0,
                 size_per_token=self.get_size_per_token(), start_layer=0, end_layer=layers,

@@ -35,8 +35,10 @@ def _got(statuses):
 
 def _stored(statuses):
     """Bools of a put: stored, or there already."""
-    if statuses.count(_OK) == len(statuses):
-        return [True] * len(statuses)
+    count = len(statuses)
+    stored = statuses.count(_OK)
+    if stored == count or stored + statuses.count(_EXISTS) == count:
+        return [True] * count
     return [status is _OK or status is _EXISTS for status in statuses]
 
 
