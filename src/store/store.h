@@ -123,6 +123,15 @@ MUST_USE enum umbp_status store_list(struct store *store,
 MUST_USE enum umbp_status store_stats(struct store *store, struct umbp_stat_value *values_out,
                                       size_t capacity, size_t *count_out);
 
+/* What each of these calls refuses before it looks anything up: the key, NULLs, limits, and a put
+ * whose ranges do not tile the object. For doors that serve an item by other means. */
+MUST_USE enum umbp_status store_check_put(const struct umbp_range_item *item);
+MUST_USE enum umbp_status store_check_get(const struct umbp_range_item *item);
+static inline bool store_key_is_valid(struct umbp_key key)
+{
+    return key.data && key.bytes >= UMBP_KEY_BYTES_MIN && key.bytes <= UMBP_KEY_BYTES_MAX;
+}
+
 /* --------------------------------------------------------------------- inner door -------- */
 
 enum store_tier {

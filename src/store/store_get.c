@@ -59,9 +59,9 @@ static enum umbp_status check_ranges(const struct umbp_range_item *item, uint64_
     return UMBP_OK;
 }
 
-static enum umbp_status check_get(const struct umbp_range_item *item)
+enum umbp_status store_check_get(const struct umbp_range_item *item)
 {
-    if (!key_is_valid(item->key)) {
+    if (!store_key_is_valid(item->key)) {
         return UMBP_INVALID_KEY;
     }
     if (item->range_count > UMBP_RANGES_MAX) {
@@ -381,7 +381,7 @@ static void get_chunk(struct store *store, const struct umbp_range_item *items, 
     chunk.dram_count = 0;
     chunk.ssd_count = 0;
     for (uint32_t i = 0; i < count; i++) {
-        statuses[i] = check_get(&items[i]);
+        statuses[i] = store_check_get(&items[i]);
         if (statuses[i] == UMBP_OK) {
             chunk.prints[i] = index_print(store, items[i].key);
             index_prefetch(store, chunk.prints[i]);
@@ -478,7 +478,7 @@ enum umbp_status store_pin(struct store *store, struct umbp_key key, uint64_t by
 {
     enum umbp_status status = UMBP_NOT_FOUND;
 
-    if (!key_is_valid(key)) {
+    if (!store_key_is_valid(key)) {
         return UMBP_INVALID_KEY;
     }
     struct fingerprint print = index_print(store, key);

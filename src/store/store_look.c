@@ -124,7 +124,7 @@ static void exists_chunk(struct store *store, const struct umbp_key *keys, size_
             __builtin_prefetch(keys[i + KEYS_AHEAD].data);
             __builtin_prefetch((const char *)keys[i + KEYS_AHEAD].data + CACHE_LINE);
         }
-        found_out[i] = key_is_valid(keys[i]);
+        found_out[i] = store_key_is_valid(keys[i]);
         if (found_out[i]) {
             look.prints[i] = index_print(store, keys[i]);
             index_prefetch(store, look.prints[i]);
@@ -189,7 +189,7 @@ static enum umbp_status remove_key(struct store *store, struct umbp_key key)
 {
     struct dram_block block = {0};
 
-    if (!key_is_valid(key)) {
+    if (!store_key_is_valid(key)) {
         return UMBP_INVALID_KEY;
     }
     struct fingerprint print = index_print(store, key);
@@ -263,7 +263,7 @@ enum umbp_status store_stat(struct store *store, struct umbp_key key,
 {
     struct umbp_entry_info info = {0};
 
-    if (!key_is_valid(key)) {
+    if (!store_key_is_valid(key)) {
         return UMBP_INVALID_KEY;
     }
     struct fingerprint print = index_print(store, key);

@@ -379,10 +379,6 @@ static inline bool index_is_unpinned(const struct entry *entry)
 
 /* --------------------------------------------------------------------- shared steps ------ */
 
-static inline bool key_is_valid(struct umbp_key key)
-{
-    return key.data && key.bytes >= UMBP_KEY_BYTES_MIN && key.bytes <= UMBP_KEY_BYTES_MAX;
-}
 void fill_statuses(enum umbp_status *statuses, size_t count, enum umbp_status status);
 uint64_t store_deadline(const struct store *store);
 static inline uint64_t store_stamp(struct store *store)

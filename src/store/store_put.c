@@ -229,12 +229,14 @@ static enum umbp_status check_tiling(const struct umbp_range_item *item)
     return tiles ? UMBP_OK : UMBP_INVALID_RANGE;
 }
 
+enum umbp_status store_check_put(const struct umbp_range_item *item)
+{
+    return store_key_is_valid(item->key) ? check_tiling(item) : UMBP_INVALID_KEY;
+}
+
 static enum umbp_status check_put(const struct store *store, const struct umbp_range_item *item)
 {
-    if (!key_is_valid(item->key)) {
-        return UMBP_INVALID_KEY;
-    }
-    enum umbp_status status = check_tiling(item);
+    enum umbp_status status = store_check_put(item);
     if (status != UMBP_OK) {
         return status;
     }
@@ -441,7 +443,7 @@ static enum umbp_status reserve(struct store *store, struct umbp_key key, uint64
     if (store->options.role == STORE_FOLLOWER) {
         return UMBP_READ_ONLY;
     }
-    if (!key_is_valid(key)) {
+    if (!store_key_is_valid(key)) {
         return UMBP_INVALID_KEY;
     }
     if (bytes > UMBP_VALUE_BYTES_MAX || dram_footprint(bytes) > dram_bytes_total(store->dram)) {

@@ -89,7 +89,7 @@ static void recover_record(void *context, const struct ssd_record_info *info)
     struct umbp_key key = {info->key.data, info->key.bytes};
     struct dram_block block = {0};
 
-    if (!key_is_valid(key)) {
+    if (!store_key_is_valid(key)) {
         return;
     }
     struct fingerprint print = index_print(store, key);

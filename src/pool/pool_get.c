@@ -1,0 +1,281 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * Batch get.
+ *
+ *   own store has it?  ->  copied from there, while the others' requests are under way
+ *   hint?              ->  the node that this process wrote it to, or read it from
+ *   master             ->  the node that it advises; nodes that failed this call are excluded
+ *
+ * A holder that answers not-found, busy, or not at all is excluded, and the item is routed again.
+ * What came from elsewhere may be kept in the own store (recache), but only in free memory: a read
+ * must not push out what is hotter.
+ */
+#include "pool/pool_priv.h"
+
+/* ------------------------------------------------------------------------------ own ------ */
+
+/* Mark what the own store has. */
+static void find_own(struct pool_area *area)
+{
+    struct pool *pool = area->pool;
+    uint32_t count = 0;
+
+    if (!pool->options.store) {
+        return;
+    }
+    for (uint32_t i = 0; i < area->count; i++) {
+        if (area->items[i].state == ITEM_OPEN) {
+            area->picked[count] = i;
+            area->keys[count++] = area->items[i].key;
+        }
+    }
+    if (store_batch_exists(pool->options.store, area->keys, count, area->found) != UMBP_OK) {
+        return;
+    }
+    for (uint32_t i = 0; i < count; i++) {
+        if (area->found[i]) {
+            area->items[area->picked[i]].link = LINK_SELF;
+        }
+    }
+}
+
+/* Get the items of LINK_SELF. Those that went meanwhile are open again. */
+static void get_own(struct pool_area *area)
+{
+    struct pool *pool = area->pool;
+    uint32_t count = 0;
+    enum umbp_status status;
+
+    for (uint32_t i = 0; i < area->count; i++) {
+        struct pool_item *item = &area->items[i];
+        if (item->state != ITEM_OPEN || item->link != LINK_SELF) {
+            continue;
+        }
+        if (area->has_ranges) {
+            area->own.ranges[count] = (struct umbp_range_item){
+                .key = item->key,
+                .ranges = item->ranges,
+                .range_count = item->range_count,
+                .object_bytes = item->any_size ? 0 : item->bytes,
+            };
+        } else {
+            area->own.gets[count] =
+                (struct umbp_get_item){item->key, item->whole.data, item->whole.bytes};
+        }
+        area->picked[count++] = i;
+    }
+    if (!count) {
+        return;
+    }
+    if (area->has_ranges) {
+        status =
+            store_batch_get_ranges(pool->options.store, area->own.ranges, count, area->statuses);
+    } else {
+        status = store_batch_get(pool->options.store, area->own.gets, count, area->statuses);
+    }
+    for (uint32_t i = 0; i < count; i++) {
+        struct pool_item *item = &area->items[area->picked[i]];
+        item->status = status == UMBP_OK ? area->statuses[i] : status;
+        item->is_asked = true;
+        if (item->status == UMBP_OK) {
+            COUNT(pool, hits_own, 1);
+        }
+    }
+}
+
+/* ---------------------------------------------------------------------------- placing ---- */
+
+static bool place_by_hint(struct pool_area *area, struct pool_item *item)
+{
+    link_id hint = hint_get(area->pool, item->print);
+    if (hint == LINK_NONE || hint == LINK_SELF || area_excludes(area, hint)) {
+        return false;
+    }
+    item->link = hint;
+    item->was_hinted = true;
+    return true;
+}
+
+/* Give a link to each open item that has none. Items that nobody has are done. */
+static void place(struct pool_area *area, bool with_hints)
+{
+    uint32_t count = 0;
+    uint32_t master;
+
+    for (uint32_t i = 0; i < area->count; i++) {
+        struct pool_item *item = &area->items[i];
+        item->was_hinted = false;
+        if (item->state == ITEM_OPEN && item->link == LINK_NONE &&
+            !(with_hints && place_by_hint(area, item))) {
+            area->picked[count++] = i;
+        }
+    }
+    if (!count) {
+        return;
+    }
+    enum umbp_status status = master_ask(area, PROTO_ROUTE_GET, count, &master);
+    if (status == UMBP_OK) {
+        master_learn_routes(area, master, count);
+    }
+    for (uint32_t i = 0; i < count; i++) {
+        struct pool_item *item = &area->items[area->picked[i]];
+        if (status == UMBP_OK && area->routes[i].status == UMBP_OK) {
+            item->link = master_link_of(area, master, area->routes[i].node_index);
+        }
+        if (item->link == LINK_NONE || area_excludes(area, item->link)) {
+            item->link = LINK_NONE;
+            item->state = ITEM_DONE;
+            item->is_unsure |= status != UMBP_OK;
+            item->status = UMBP_NOT_FOUND;
+        }
+    }
+}
+
+/* --------------------------------------------------------------------------- outcome ----- */
+
+static bool is_final(enum umbp_status status)
+{
+    return status == UMBP_OK || status == UMBP_SIZE_MISMATCH || status == UMBP_INVALID_RANGE ||
+           status == UMBP_INVALID_VALUE || status == UMBP_INVALID_KEY || status == UMBP_LIMIT ||
+           status == UMBP_NO_MEMORY;
+}
+
+/* After a round: what is done, and what is to be tried elsewhere. True: something is;
+ * `*failed_out`: because of a failure. */
+static bool sort_out(struct pool_area *area, bool *failed_out)
+{
+    struct pool *pool = area->pool;
+    bool again = false;
+
+    *failed_out = false;
+    for (uint32_t i = 0; i < area->count; i++) {
+        struct pool_item *item = &area->items[i];
+        if (item->state != ITEM_OPEN) {
+            continue;
+        }
+        if (item->waits || !item->is_asked) {
+            item->waits = false;
+            again = true; /* there was no room for it in this round */
+            continue;
+        }
+        if (is_final(item->status)) {
+            item->state = ITEM_DONE;
+            item->came_from = item->link;
+            continue;
+        }
+        if (item->link == LINK_SELF) {
+            item->is_unsure |= item->status != UMBP_NOT_FOUND;
+        } else {
+            area_exclude(area, item->link);
+            item->is_unsure |= item->status != UMBP_NOT_FOUND && item->status != UMBP_CORRUPT;
+            hint_drop(pool, item->print);
+        }
+        COUNT(pool, retries, 1);
+        item->link = LINK_NONE;
+        *failed_out = true;
+        again = true;
+    }
+    return again;
+}
+
+/* ---------------------------------------------------------------------------- recache ---- */
+
+static bool is_admitted(const struct pool *pool, const struct pool_item *item)
+{
+    switch (pool->options.recache) {
+    case POOL_RECACHE_NEVER:
+        return false;
+    case POOL_RECACHE_SIZE:
+        return item->bytes <= pool->options.recache_bytes;
+    case POOL_RECACHE_ALWAYS:
+        return true;
+    }
+    return false;
+}
+
+/* Keep what came from elsewhere, as far as there is free memory. */
+static void recache(struct pool_area *area)
+{
+    struct pool *pool = area->pool;
+    struct store_capacity capacity;
+    uint32_t count = 0;
+
+    if (!pool->options.store || area->has_ranges) {
+        return;
+    }
+    store_capacity(pool->options.store, STORE_TIER_DRAM, &capacity);
+    uint64_t room = (uint64_t)((double)capacity.total_bytes * pool->options.recache_below);
+    room = room > capacity.used_bytes ? room - capacity.used_bytes : 0;
+    for (uint32_t i = 0; i < area->count; i++) {
+        const struct pool_item *item = &area->items[i];
+        if (item->status != UMBP_OK || item->came_from == LINK_SELF ||
+            item->came_from == LINK_NONE || !is_admitted(pool, item)) {
+            continue;
+        }
+        if (item->bytes > room) {
+            COUNT(pool, recache_refused, 1);
+            continue;
+        }
+        room -= item->bytes;
+        area->own.puts[count++] = (struct umbp_put_item){
+            .key = item->key,
+            .data = item->whole.data,
+            .bytes = item->bytes,
+            .depth = UMBP_DEPTH_NONE,
+        };
+    }
+    if (count &&
+        store_batch_put(pool->options.store, area->own.puts, count, area->statuses) == UMBP_OK) {
+        COUNT(pool, recached, count);
+    }
+}
+
+/* ---------------------------------------------------------------------------- the call --- */
+
+static void finish(struct pool_area *area)
+{
+    struct pool *pool = area->pool;
+    for (uint32_t i = 0; i < area->count; i++) {
+        struct pool_item *item = &area->items[i];
+        if (item->state == ITEM_OPEN) {
+            /* Rounds or time ran out. */
+            item->state = ITEM_DONE;
+            item->status = UMBP_NOT_FOUND;
+            item->is_unsure = true;
+        }
+        if (item->status == UMBP_OK && item->came_from != LINK_SELF) {
+            COUNT(pool, hits_remote, 1);
+            COUNT(pool, bytes_got, item->payload);
+            hint_put(pool, item->print, item->came_from);
+        } else if (item->status == UMBP_NOT_FOUND) {
+            COUNT(pool, misses, 1);
+            COUNT(pool, misses_unsure, item->is_unsure);
+        }
+    }
+}
+
+void get_chunk(struct pool_area *area)
+{
+    struct pool *pool = area->pool;
+    bool again = true;
+    bool failed;
+
+    area->exclude_count = 0;
+    area->failed_rounds = 0;
+    find_own(area);
+    for (bool with_hints = true; again; with_hints = false) {
+        place(area, with_hints);
+        requests_send(area);
+        get_own(area);
+        requests_collect(area);
+        again = sort_out(area, &failed);
+        /* Rounds that only wait for room in the next one don't count. */
+        area->failed_rounds += failed;
+        if (area->failed_rounds > pool->options.retries ||
+            clock_left_ns(pool->clock, area->deadline_ns) == 0) {
+            break;
+        }
+    }
+    finish(area);
+    recache(area);
+}

@@ -1,0 +1,235 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * Exists, remove and stat: own store first, then a master, then the nodes.
+ *
+ * Existence is the master's knowledge, which trails the nodes by some milliseconds. What this
+ * process wrote itself it knows by its hints; those are asked of the node, so that a process sees
+ * its own writes at once.
+ */
+#include "pool/pool_priv.h"
+
+#define REPLICAS_MAX 16u /* a key's holders that a remove goes after one by one */
+
+/* ------------------------------------------------------------------------------ parts ---- */
+
+/* Ask the nodes that the open items' links name, once. */
+static void ask_nodes(struct pool_area *area)
+{
+    requests_send(area);
+    requests_collect(area);
+}
+
+/* The open items, listed in picked and keys. */
+static uint32_t pick_open(struct pool_area *area)
+{
+    uint32_t count = 0;
+    for (uint32_t i = 0; i < area->count; i++) {
+        if (area->items[i].state == ITEM_OPEN) {
+            area->picked[count] = i;
+            area->keys[count++] = area->items[i].key;
+        }
+    }
+    return count;
+}
+
+/* Give the open items the links of their hints. True: there is one. */
+static bool link_by_hints(struct pool_area *area)
+{
+    bool any = false;
+    for (uint32_t i = 0; i < area->count; i++) {
+        struct pool_item *item = &area->items[i];
+        item->link = LINK_NONE;
+        if (item->state == ITEM_OPEN) {
+            item->link = hint_get(area->pool, item->print);
+            any |= item->link != LINK_NONE;
+        }
+    }
+    return any;
+}
+
+/* Give the open items the links that a master advises. True: there is one. */
+static bool link_by_master(struct pool_area *area)
+{
+    uint32_t count = pick_open(area);
+    bool any = false;
+    uint32_t master;
+
+    for (uint32_t i = 0; i < count; i++) {
+        area->items[area->picked[i]].link = LINK_NONE;
+    }
+    if (!count || master_ask(area, PROTO_ROUTE_GET, count, &master) != UMBP_OK) {
+        return false;
+    }
+    master_learn_routes(area, master, count);
+    for (uint32_t i = 0; i < count; i++) {
+        struct pool_item *item = &area->items[area->picked[i]];
+        if (area->routes[i].status == UMBP_OK) {
+            item->link = master_link_of(area, master, area->routes[i].node_index);
+            item->replicas = area->routes[i].replicas;
+            any |= item->link != LINK_NONE && item->link != LINK_SELF;
+        }
+    }
+    return any;
+}
+
+/* ----------------------------------------------------------------------------- exists ---- */
+
+static void exists_own(struct pool_area *area)
+{
+    struct pool *pool = area->pool;
+    uint32_t count = pick_open(area);
+    if (!count || !pool->options.store ||
+        store_batch_exists(pool->options.store, area->keys, count, area->found) != UMBP_OK) {
+        return;
+    }
+    for (uint32_t i = 0; i < count; i++) {
+        if (area->found[i]) {
+            area->items[area->picked[i]].state = ITEM_DONE;
+            area->items[area->picked[i]].status = UMBP_OK;
+        }
+    }
+}
+
+static void exists_at_master(struct pool_area *area)
+{
+    uint32_t count = pick_open(area);
+    uint32_t master;
+    if (!count || master_ask(area, PROTO_LOOKUP, count, &master) != UMBP_OK) {
+        return;
+    }
+    for (uint32_t i = 0; i < count; i++) {
+        if (area->found[i]) {
+            area->items[area->picked[i]].state = ITEM_DONE;
+            area->items[area->picked[i]].status = UMBP_OK;
+        }
+    }
+}
+
+void exists_chunk(struct pool_area *area)
+{
+    area->exclude_count = 0;
+    exists_own(area);
+    exists_at_master(area);
+    if (link_by_hints(area)) {
+        ask_nodes(area);
+    }
+    for (uint32_t i = 0; i < area->count; i++) {
+        struct pool_item *item = &area->items[i];
+        if (item->state == ITEM_OPEN) {
+            bool found = item->link != LINK_NONE && item->is_asked && item->status == UMBP_OK;
+            item->state = ITEM_DONE;
+            item->status = found ? UMBP_OK : UMBP_NOT_FOUND;
+        }
+    }
+}
+
+/* ----------------------------------------------------------------------------- remove ---- */
+
+static void remove_own(struct pool_area *area)
+{
+    struct pool *pool = area->pool;
+    uint32_t count = pick_open(area);
+    if (!count || !pool->options.store ||
+        store_batch_remove(pool->options.store, area->keys, count, area->statuses) != UMBP_OK) {
+        return;
+    }
+    for (uint32_t i = 0; i < count; i++) {
+        struct pool_item *item = &area->items[area->picked[i]];
+        item->was_removed |= area->statuses[i] == UMBP_OK;
+        if (area->statuses[i] != UMBP_OK && area->statuses[i] != UMBP_NOT_FOUND) {
+            item->failure = area->statuses[i];
+        }
+    }
+}
+
+static void note_removed(struct pool_area *area)
+{
+    for (uint32_t i = 0; i < area->count; i++) {
+        struct pool_item *item = &area->items[i];
+        if (item->state != ITEM_OPEN || item->link == LINK_NONE || item->link == LINK_SELF) {
+            continue;
+        }
+        if (!item->is_asked) {
+            item->failure = UMBP_BUSY;
+        } else if (item->status == UMBP_OK) {
+            item->was_removed = true;
+        } else if (item->status != UMBP_NOT_FOUND) {
+            item->failure = item->status;
+        }
+    }
+}
+
+/* The other holders of items that have several, item by item. */
+static void remove_replicas(struct pool_area *area)
+{
+    for (uint32_t i = 0; i < area->count; i++) {
+        area->items[i].state = area->items[i].state == ITEM_OPEN ? ITEM_TWIN : ITEM_DONE;
+    }
+    for (uint32_t i = 0; i < area->count; i++) {
+        struct pool_item *item = &area->items[i];
+        if (item->state != ITEM_TWIN) {
+            continue;
+        }
+        item->state = ITEM_OPEN;
+        area->exclude_count = 0;
+        for (uint32_t n = 1; n < REPLICAS_MAX && item->replicas > 1; n++) {
+            area_exclude(area, item->link);
+            item->replicas = 0;
+            if (link_by_master(area)) {
+                ask_nodes(area);
+                note_removed(area);
+            }
+        }
+        item->state = ITEM_DONE;
+    }
+}
+
+void remove_chunk(struct pool_area *area)
+{
+    struct pool *pool = area->pool;
+
+    area->exclude_count = 0;
+    remove_own(area);
+    if (link_by_hints(area)) {
+        ask_nodes(area);
+        note_removed(area);
+    }
+    if (link_by_master(area)) {
+        ask_nodes(area);
+        note_removed(area);
+    }
+    remove_replicas(area);
+    for (uint32_t i = 0; i < area->count; i++) {
+        struct pool_item *item = &area->items[i];
+        if (item->failure == UMBP_INVALID_KEY) {
+            continue;
+        }
+        hint_drop(pool, item->print);
+        item->status = item->failure != UMBP_OK ? item->failure
+                       : item->was_removed      ? UMBP_OK
+                                                : UMBP_NOT_FOUND;
+        if (item->status == UMBP_CLOSED || item->status == UMBP_CANCELLED) {
+            item->status = UMBP_IO; /* a connection, not the caller's client */
+        }
+        COUNT(pool, removed, item->was_removed);
+    }
+}
+
+/* ------------------------------------------------------------------------------- stat ---- */
+
+void stat_chunk(struct pool_area *area)
+{
+    struct pool_item *item = &area->items[0];
+
+    area->exclude_count = 0;
+    item->status = UMBP_NOT_FOUND;
+    if (link_by_hints(area)) {
+        ask_nodes(area);
+    }
+    if ((item->link == LINK_NONE || item->status != UMBP_OK) && link_by_master(area)) {
+        ask_nodes(area);
+    }
+    if (item->link == LINK_NONE || !item->is_asked || item->status != UMBP_OK) {
+        item->status = UMBP_NOT_FOUND;
+    }
+}
