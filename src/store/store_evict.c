@@ -276,7 +276,8 @@ static void evict_group(struct eviction *eviction, struct shard *shard, const st
 {
     uint32_t members[GROUP_MAX];
     uint32_t count = 0;
-    size_t stem = index_page_stem(victim->key, victim->key_bytes);
+    uint32_t part;
+    size_t stem = index_page_stem(victim->key, victim->key_bytes, &part);
     struct bucket *buckets = atomic_load_explicit(&shard->buckets, memory_order_relaxed);
     uint64_t mask = atomic_load_explicit(&shard->bucket_mask, memory_order_relaxed);
 

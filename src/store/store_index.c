@@ -17,7 +17,8 @@
  * is recognised by its generation. Chunks are never given back before the end.
  *
  * Where a policy keeps the keys of one page together, `low` is the hash of the page's name only:
- * all its keys then share a home bucket, and finding them is a walk along one probe sequence.
+ * all its keys then share a home bucket, and finding them is a walk along one probe sequence. That
+ * is so for RANKS_TOGETHER neighbouring ranks, so that no client can make the walk long.
  */
 #include <string.h>
 #include <sys/mman.h>
@@ -60,14 +61,34 @@ static bool is_hex(uint8_t c)
 /*
  * Engines name the keys of one page HASH[_RANK[_RANK]][_k|_v], HASH being 64 hex digits; an empty
  * rank is possible. Any other key is a page of its own. (The naming is SGLang's; the rule is the
- * public UMBP's.)
+ * public UMBP's, but for numbers that no engine writes: of more than RANK_DIGITS digits, or with
+ * zeros in front, which would let any number of keys be of one page.)
  */
-size_t index_page_stem(const void *key, size_t bytes)
+#define RANK_DIGITS 4u
+#define RANKS_TOGETHER 32u
+
+/* The digits before `end` as a rank. False: that is no rank, or none of an engine's. */
+static bool read_rank(const uint8_t *text, size_t from, size_t end, uint32_t *rank_out)
+{
+    uint32_t rank = 0;
+    if (end - from > RANK_DIGITS || (end - from > 1 && text[from] == '0')) {
+        return false;
+    }
+    for (size_t i = from; i < end; i++) {
+        rank = rank * 10 + (uint32_t)(text[i] - '0');
+    }
+    *rank_out = rank;
+    return true;
+}
+
+size_t index_page_stem(const void *key, size_t bytes, uint32_t *part_out)
 {
     const uint8_t *text = key;
     const size_t hash_bytes = 64;
     size_t end = bytes;
+    uint32_t part = 0;
 
+    *part_out = 0;
     if (bytes < hash_bytes) {
         return bytes;
     }
@@ -76,12 +97,14 @@ size_t index_page_stem(const void *key, size_t bytes)
     }
     for (int ranks = 0; ranks < 2 && end > hash_bytes; ranks++) {
         size_t at = end;
+        uint32_t rank;
         while (at > hash_bytes && is_digit(text[at - 1])) {
             at--;
         }
-        if (at == hash_bytes || text[at - 1] != '_') {
+        if (at == hash_bytes || text[at - 1] != '_' || !read_rank(text, at, end, &rank)) {
             break;
         }
+        part = part << 16 | rank / RANKS_TOGETHER;
         end = at - 1;
     }
     if (end != hash_bytes) {
@@ -92,6 +115,7 @@ size_t index_page_stem(const void *key, size_t bytes)
             return bytes;
         }
     }
+    *part_out = part;
     return hash_bytes;
 }
 
@@ -99,9 +123,10 @@ size_t index_page_stem(const void *key, size_t bytes)
 struct fingerprint index_print_of_page(const struct store *store, struct umbp_key key)
 {
     struct fingerprint print = hash_key(key.data, key.bytes, store->options.hash_seed);
-    size_t stem = index_page_stem(key.data, key.bytes);
+    uint32_t part;
+    size_t stem = index_page_stem(key.data, key.bytes, &part);
     if (stem < key.bytes) {
-        print.low = hash_key(key.data, stem, store->options.hash_seed).low;
+        print.low = hash_key(key.data, stem, store->options.hash_seed + part).low;
     }
     return print;
 }

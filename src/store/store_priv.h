@@ -315,8 +315,9 @@ static inline struct fingerprint index_print(const struct store *store, struct u
     }
     return hash_key(key.data, key.bytes, store->options.hash_seed);
 }
-/* How many bytes of a key name its page, suffixes of rank and k/v left out (store_index.c). */
-size_t index_page_stem(const void *key, size_t bytes);
+/* How many bytes of a key name its page, suffixes of rank and k/v left out, and which part of the
+ * page's ranks it is of (store_index.c). */
+size_t index_page_stem(const void *key, size_t bytes, uint32_t *part_out);
 static inline struct shard *index_shard(struct store *store, struct fingerprint print)
 {
     return &store->shards[store->shard_shift == 64 ? 0 : print.low >> store->shard_shift];

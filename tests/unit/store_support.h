@@ -47,7 +47,7 @@ MAYBE_UNUSED static struct store *make_store(const struct store_options *options
 
 /* A key with room for its text. */
 struct named {
-    char text[72];
+    char text[96];
     struct umbp_key key;
 };
 

@@ -2,6 +2,8 @@
 /* What prefix_aware_lru and s3fifo promise beside what every policy does. */
 #include "store_support.h"
 
+#include "store/store_priv.h" /* where keys lie only */
+
 static struct store *make_with_policy(const char *policy, uint64_t blocks, uint32_t window,
                                       uint32_t shards)
 {
@@ -233,6 +235,50 @@ static void keys_of_another_naming_leave_one_by_one(void **state)
     finish_store(store);
 }
 
+static int compare_u64(const void *a, const void *b)
+{
+    uint64_t left = *(const uint64_t *)a;
+    uint64_t right = *(const uint64_t *)b;
+    return (left > right) - (left < right);
+}
+
+/* Keys of one page share a place in the index, and each look walks past all of them. */
+static void no_client_can_give_a_page_any_number_of_keys(void **state)
+{
+    enum {
+        RANKS = 130,
+        FORMS = 6,
+        KEYS = RANKS * RANKS * FORMS
+    };
+    static const char *const forms[FORMS] = {"_%u_%u_k", "_%u_%u_v",   "_%u_%u",
+                                             "_0%u_%u",  "_%u_00%u_k", "_%u%010u_v"};
+    struct store *store = make_with_policy("prefix_aware_lru", 4, 16, 4);
+    uint64_t *places = malloc(KEYS * sizeof(*places));
+    size_t count = 0;
+    (void)state;
+    assert_non_null(places);
+    for (unsigned i = 0; i < RANKS * RANKS; i++) {
+        for (unsigned form = 0; form < FORMS; form++) {
+            struct named named;
+            char suffix[64];
+            /* NOLINTNEXTLINE: the formats are those above */
+            (void)snprintf(suffix, sizeof(suffix), forms[form], i / RANKS, i % RANKS);
+            places[count++] = index_print(store, page_key(&named, 5, suffix)).low;
+        }
+    }
+    qsort(places, count, sizeof(*places), compare_u64);
+    size_t most = 0;
+    for (size_t first = 0, end; first < count; first = end) {
+        for (end = first; end < count && places[end] == places[first]; end++) {
+        }
+        most = end - first > most ? end - first : most;
+    }
+    assert_true(most <= 4096);
+    assert_true(most >= 3 * 32 * 32); /* the ranks of one node stay together */
+    free(places);
+    finish_store(store);
+}
+
 static void a_pinned_key_stays_when_its_page_leaves(void **state)
 {
     struct store *store = make_with_policy("prefix_aware_lru", 8, 4, 4);
@@ -357,6 +403,7 @@ int main(void)
         cmocka_unit_test(prefix_aware_lru_agrees_with_a_list),
         cmocka_unit_test(the_keys_of_one_page_leave_together),
         cmocka_unit_test(keys_of_another_naming_leave_one_by_one),
+        cmocka_unit_test(no_client_can_give_a_page_any_number_of_keys),
         cmocka_unit_test(a_pinned_key_stays_when_its_page_leaves),
         cmocka_unit_test(a_scan_does_not_flush_the_hot_set_of_s3fifo),
         cmocka_unit_test(values_not_used_twice_leave_s3fifo_first),
