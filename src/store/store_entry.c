@@ -215,6 +215,7 @@ void copy_list_init(struct copy_list *list, struct store *store, size_t values)
 {
     list->store = store;
     list->alone = values == 1;
+    list->plain_bytes = 0;
     list->count = 0;
 }
 
@@ -229,7 +230,11 @@ void copy_list_run(struct copy_list *list)
 void copy_list_add(struct copy_list *list, void *to, const void *from, size_t bytes)
 {
     if (list->alone) {
-        copy_bytes(to, from, bytes);
+        if (bytes <= list->plain_bytes) {
+            copy_bytes_plain(to, from, bytes);
+        } else {
+            copy_bytes(to, from, bytes);
+        }
         return;
     }
     if (list->count == COPY_LIST_ITEMS) {

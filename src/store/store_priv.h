@@ -456,6 +456,7 @@ void entry_bury(struct shard *shard, struct entry *entry);
 struct copy_list {
     struct store *store;
     bool alone; /* one value: the caller copies, so that callers scale and no thread is woken */
+    size_t plain_bytes; /* alone, up to this much: with plain stores; 0 unless set after the init */
     size_t count;
     struct copy_item items[COPY_LIST_ITEMS];
 };
