@@ -23,6 +23,7 @@
 #include "store/store_priv.h"
 
 #define CANDIDATES_WANTED 1024u
+#define CANDIDATES_AHEAD 4u
 #define FREE_BATCH 32u
 #define GROUP_MAX 256u
 #define BARREN_MAX 2u
@@ -96,6 +97,7 @@ static void refill(struct store *store, enum policy_queue queue)
         uint32_t handle = shard->lists[queue].oldest;
         while (handle && taken < evictor->per_shard) {
             const struct entry *entry = index_entry(shard, handle);
+            index_fetch_whole(index_entry(shard, entry->prev));
             last = entry->stamp;
             list->items[count++] = (struct candidate){
                 .stamp = entry->stamp,
@@ -103,6 +105,8 @@ static void refill(struct store *store, enum policy_queue queue)
                 .shard = s,
                 .handle = handle,
                 .depth = entry->depth,
+                .entry = entry,
+                .print = entry->print,
             };
             taken++;
             handle = entry->prev;
@@ -191,6 +195,15 @@ static uint32_t settle_window(struct store *store, struct candidate_list *list, 
     return kept;
 }
 
+/* Those that come soon: an eviction would wait for the entry, and then for its bucket. */
+static void fetch_candidate(struct store *store, const struct candidate_list *list, uint32_t at)
+{
+    if (at < list->count) {
+        index_fetch_whole(list->items[at].entry);
+        index_prefetch(store, list->items[at].print);
+    }
+}
+
 /* The next candidate of the queue, by the policy; false when the array is used up. */
 static bool next_candidate(struct store *store, enum policy_queue queue, bool take_copying,
                            struct candidate *candidate_out)
@@ -201,6 +214,7 @@ static bool next_candidate(struct store *store, enum policy_queue queue, bool ta
             return false;
         }
         *candidate_out = list->items[list->next++];
+        fetch_candidate(store, list, list->next + CANDIDATES_AHEAD);
         return true;
     }
     uint32_t window = settle_window(store, list, take_copying);
@@ -219,6 +233,7 @@ static bool next_candidate(struct store *store, enum policy_queue queue, bool ta
     }
     list->next++;
     list->fresh = false;
+    fetch_candidate(store, list, list->next + store->options.candidate_window + CANDIDATES_AHEAD);
     return true;
 }
 

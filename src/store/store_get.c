@@ -94,10 +94,7 @@ static uint64_t bytes_asked(const struct umbp_range_item *item)
  * target soon.)
  */
 #define GET_PLAIN_BYTES ((size_t)8192)
-/* The first lines of what such a get will write and read, asked for while the lookup waits for
- * memory. More of the value's than these cost more than they bring. */
-#define TARGET_LINES_AHEAD 16u
-#define VALUE_LINES_AHEAD 2u
+#define VALUE_LINES_AHEAD 2u /* more cost more than they bring */
 
 /* Under the shard's lock: pin what was found, or say why not. UMBP_OK: it is among the hits. */
 static enum umbp_status pin_hit(struct get_chunk *chunk, struct shard *shard, uint32_t handle,
@@ -377,18 +374,6 @@ static uint32_t finish_ssd(struct get_chunk *chunk, uint32_t *again, bool last_t
     return stale;
 }
 
-__attribute__((always_inline)) static inline void
-prefetch_target(const struct umbp_range_item *item)
-{
-    if (item->range_count == 1) {
-        const char *target = item->ranges[0].data;
-        size_t bytes = size_min(item->ranges[0].bytes, (size_t)TARGET_LINES_AHEAD * CACHE_LINE);
-        for (size_t at = 0; at < bytes; at += CACHE_LINE) {
-            __builtin_prefetch(target + at, 1);
-        }
-    }
-}
-
 static void get_chunk(struct store *store, const struct umbp_range_item *items, size_t count,
                       enum umbp_status *statuses, uint64_t deadline_ns)
 {
@@ -411,7 +396,7 @@ static void get_chunk(struct store *store, const struct umbp_range_item *items, 
         }
     }
     if (count == 1 && statuses[0] == UMBP_OK) {
-        prefetch_target(&items[0]);
+        fetch_ranges(&items[0]);
     }
     for (uint32_t i = 0; i < count; i++) {
         if (statuses[i] == UMBP_OK) {

@@ -177,6 +177,8 @@ struct candidate {
     uint32_t handle;
     uint32_t depth;
     uint32_t pad;
+    const struct entry *entry; /* where it was: only to ask for its lines without the lock, */
+    struct fingerprint print;  /* and for those of its bucket */
 };
 
 struct candidate_list {
@@ -350,6 +352,12 @@ __attribute__((always_inline)) static inline void index_fetch(const struct entry
 }
 bool index_has(const struct shard *shard, struct fingerprint print, struct umbp_key key,
                const struct entry *guess);
+/* Everything but the key. */
+__attribute__((always_inline)) static inline void index_fetch_whole(const struct entry *entry)
+{
+    __builtin_prefetch(entry);
+    __builtin_prefetch(&entry->print);
+}
 /* An entry of one reference, unlinked, generation set, everything else zero. 0: out of memory. */
 uint32_t index_new(struct store *store, struct shard *shard, struct fingerprint print,
                    struct umbp_key key);
@@ -381,6 +389,21 @@ static inline bool index_is_unpinned(const struct entry *entry)
 /* --------------------------------------------------------------------- shared steps ------ */
 
 void fill_statuses(enum umbp_status *statuses, size_t count, enum umbp_status status);
+/*
+ * A single value: ask for the first lines of the caller's memory, target or source, while the
+ * lookup waits for its own. Measured with 4 KiB: 5 to 10 % of a get, 12 to 14 % of a put.
+ */
+#define RANGE_LINES_AHEAD 16u
+__attribute__((always_inline)) static inline void fetch_ranges(const struct umbp_range_item *item)
+{
+    if (item->range_count == 1) {
+        const char *data = item->ranges[0].data;
+        size_t bytes = size_min(item->ranges[0].bytes, (size_t)RANGE_LINES_AHEAD * CACHE_LINE);
+        for (size_t at = 0; at < bytes; at += CACHE_LINE) {
+            __builtin_prefetch(data + at);
+        }
+    }
+}
 uint64_t store_deadline(const struct store *store);
 static inline uint64_t store_stamp(struct store *store)
 {

@@ -351,6 +351,9 @@ static void put_chunk(struct store *store, const struct umbp_range_item *items, 
             index_prefetch(store, prints[i]);
         }
     }
+    if (count == 1 && statuses[0] == UMBP_OK) {
+        fetch_ranges(&items[0]);
+    }
     for (size_t i = 0; i < count; i++) {
         if (statuses[i] != UMBP_OK) {
             continue;
