@@ -11,9 +11,11 @@
  *   bench_set.c      a working set of values in the memory tier
  *   bench_<what>.c   the benches themselves
  *
- * How a figure is made. What is measured and its limit take turns, a slice of work each (A, B, A,
- * B), so that a neighbour who slows the machine for a while slows both. Each turn gives one sample;
+ * How a figure is made. What is measured and its limit take turns, a slice of work each (A, B, B,
+ * A), so that a neighbour who slows the machine for a while slows both. Each turn gives one sample;
  * value and limit are medians, and the ratio is the median of the ratios of neighbouring samples.
+ * While these are noisy there are further turns, up to four times as many; whether the bar is met
+ * has no part in that.
  * The store is driven through the public API only; items and keys are made outside of the time that
  * is taken, and every status, and a stamp in every value that was read, is checked after it.
  *
@@ -128,6 +130,12 @@ void bench_row_note(struct bench_row *row, const char *format, ...) PRINTF_LIKE(
 /* Value, limit, ratio and noise from samples taken in turns; the best limit (by median) counts. */
 void bench_row_hold(struct bench_row *row, const struct bench_series *measured,
                     const struct bench_limit *limits, size_t limit_count);
+/* Whether there are samples enough: as many as were asked for, and up to four times as many while
+ * the ratios (without a limit: the samples) are noisy. Not of --quick. */
+MUST_USE bool bench_is_settled(const struct bench *bench, const struct bench_series *measured,
+                               const struct bench_limit *limits, size_t limit_count);
+/* How many rounds there will be at most, as far as is known in this one: for the progress line. */
+size_t bench_rounds_known(const struct bench *bench, size_t round);
 /* Value and noise, without a limit. */
 void bench_row_take(struct bench_row *row, const struct bench_series *measured);
 /* A plain number. */

@@ -19,7 +19,26 @@ static uint64_t run_batches(struct bench_set *set, bool is_put)
     return bench_now_ns() - start_ns;
 }
 
-/* One slice of the store and one of each raw way. The first round only warms up. */
+static bool sample_batches(struct bench_set *set, bool is_put, struct bench_series *measured)
+{
+    if (is_put && !bench_set_aim_puts(set)) {
+        return false;
+    }
+    if (!is_put) {
+        bench_set_aim_gets(set);
+    }
+    uint64_t ns = run_batches(set, is_put);
+    bench_series_add(measured, bench_gbps((uint64_t)set->slice * set->bytes, ns));
+    return is_put ? bench_set_check_puts(set) : bench_set_check_gets(set);
+}
+
+static void sample_raw(struct bench_set *set, bool is_put, struct bench_limit *limits)
+{
+    struct bench_copy raw = is_put ? bench_set_raw_put(set) : bench_set_raw_get(set);
+    bench_copy_sample(set->bench, set->bench->threads, &raw, limits);
+}
+
+/* A slice of the store and one of each raw way, each first in turn. The first round warms up. */
 static bool batch_row(struct bench *bench, struct bench_set *set, bool is_put)
 {
     struct bench_row row = {.unit = "GB/s", .bar_kind = BENCH_BAR_RATIO_MIN};
@@ -29,29 +48,25 @@ static bool batch_row(struct bench *bench, struct bench_set *set, bool is_put)
 
     bench_row_name(&row, "batch.%s.%s", is_put ? "put" : "get", bench_size_text(set->bytes, size));
     row.bar = set->bytes >= 256 * KIB ? 0.90 : 0.80;
-    for (unsigned round = 0; round <= bench->options.repeat; round++) {
-        if (!bench_goes_on(bench, row.name, round, bench->options.repeat)) {
+    bench_copy_limits_init(limits);
+    for (unsigned round = 0;
+         round <= 1 || !bench_is_settled(bench, &measured, limits, BENCH_COPY_WAYS); round++) {
+        if (!bench_goes_on(bench, row.name, round, bench_rounds_known(bench, round))) {
             return false;
         }
         if (round == 1) { /* what came before was warming up */
             measured.count = 0;
-        }
-        if (round <= 1) {
             bench_copy_limits_init(limits);
         }
-        if (is_put && !bench_set_aim_puts(set)) {
+        if (round % 2) {
+            sample_raw(set, is_put, limits);
+        }
+        if (!sample_batches(set, is_put, &measured)) {
             return false;
         }
-        if (!is_put) {
-            bench_set_aim_gets(set);
+        if (round % 2 == 0) {
+            sample_raw(set, is_put, limits);
         }
-        uint64_t ns = run_batches(set, is_put);
-        if (!(is_put ? bench_set_check_puts(set) : bench_set_check_gets(set))) {
-            return false;
-        }
-        bench_series_add(&measured, bench_gbps((uint64_t)set->slice * set->bytes, ns));
-        struct bench_copy raw = is_put ? bench_set_raw_put(set) : bench_set_raw_get(set);
-        bench_copy_sample(bench, bench->threads, &raw, limits);
         bench_set_advance(set);
     }
     bench_row_hold(&row, &measured, limits, BENCH_COPY_WAYS);
@@ -171,12 +186,14 @@ static bool threads_row(struct bench *bench, struct bench_set *set, bool is_put)
 
     bench_row_name(&row, "threads.%s.%s", is_put ? "put" : "get",
                    bench_size_text(set->bytes, size));
-    for (unsigned round = 0; round <= bench->options.repeat; round++) {
+    for (unsigned round = 0;
+         round <= 1 || !bench_is_settled(bench, &speedups.store, speedups.raw, BENCH_COPY_WAYS);
+         round++) {
         if (round <= 1) { /* the first round only warms up */
             speedups = (struct speedups){.store = {.count = 0}};
             bench_copy_limits_init(speedups.raw);
         }
-        if (!bench_goes_on(bench, row.name, round, bench->options.repeat) ||
+        if (!bench_goes_on(bench, row.name, round, bench_rounds_known(bench, round)) ||
             !sample_speedups(set, is_put, &speedups)) {
             return false;
         }

@@ -72,8 +72,8 @@ static bool exists_row(struct index_run *run, enum exists_what what)
     } else {
         bench_row_note(&row, "the caller's keys come from memory too");
     }
-    for (unsigned round = 0; round < run->bench->options.repeat; round++) {
-        if (!bench_goes_on(run->bench, row.name, round, run->bench->options.repeat) ||
+    for (unsigned round = 0; !bench_is_settled(run->bench, &measured, NULL, 0); round++) {
+        if (!bench_goes_on(run->bench, row.name, round, bench_rounds_known(run->bench, round)) ||
             !sample_exists(run, what, &rate)) {
             return false;
         }

@@ -45,6 +45,64 @@ static double noise_of(const struct bench_series *series)
                : (quantile(series, 0.75) - quantile(series, 0.25)) / (2.0 * median);
 }
 
+/* NULL: no limit was measured. */
+static const struct bench_limit *best_of(const struct bench_limit *limits, size_t count)
+{
+    const struct bench_limit *best = NULL;
+    for (size_t i = 0; i < count; i++) {
+        double median = bench_series_median(&limits[i].series);
+        if (best == NULL || median > bench_series_median(&best->series)) {
+            best = &limits[i];
+        }
+    }
+    return best == NULL || best->series.count == 0 ? NULL : best;
+}
+
+/* Of neighbouring samples; without a limit the samples themselves. */
+static struct bench_series ratios_of(const struct bench_series *measured,
+                                     const struct bench_limit *limit)
+{
+    struct bench_series ratios = {.count = 0};
+    if (limit == NULL) {
+        return *measured;
+    }
+    for (size_t i = 0; i < size_min(measured->count, limit->series.count); i++) {
+        bench_series_add(&ratios, measured->samples[i] / limit->series.samples[i]);
+    }
+    return ratios;
+}
+
+/* Noise that a row is measured for longer for, and how much longer at most. */
+#define NOISE_SETTLED 0.05
+#define REPEAT_STRETCH 4u
+
+static size_t rounds_max(const struct bench *bench)
+{
+    return size_min((size_t)bench->options.repeat * REPEAT_STRETCH, BENCH_REPEAT_MAX);
+}
+
+size_t bench_rounds_known(const struct bench *bench, size_t round)
+{
+    return round <= bench->options.repeat ? bench->options.repeat : rounds_max(bench);
+}
+
+/* The median of the ratios of neighbouring samples is what counts, so their spread decides. It must
+ * not be the result that does, or a row would be measured until it pleases. */
+bool bench_is_settled(const struct bench *bench, const struct bench_series *measured,
+                      const struct bench_limit *limits, size_t limit_count)
+{
+    unsigned repeat = bench->options.repeat;
+    if (measured->count < repeat) {
+        return false;
+    }
+    if (bench->options.is_quick || measured->count >= rounds_max(bench)) {
+        return true;
+    }
+    struct bench_series ratios = ratios_of(measured, best_of(limits, limit_count));
+    double noise = noise_of(&ratios);
+    return isnan(noise) || noise <= NOISE_SETTLED;
+}
+
 /* --------------------------------------------------------------------------- rows -------- */
 
 static void set_text(char *text_out, size_t bytes, const char *format, va_list arguments)
@@ -86,21 +144,12 @@ void bench_row_take(struct bench_row *row, const struct bench_series *measured)
 void bench_row_hold(struct bench_row *row, const struct bench_series *measured,
                     const struct bench_limit *limits, size_t limit_count)
 {
-    const struct bench_limit *best = NULL;
+    const struct bench_limit *best = best_of(limits, limit_count);
     bench_row_take(row, measured);
-    for (size_t i = 0; i < limit_count; i++) {
-        double median = bench_series_median(&limits[i].series);
-        if (best == NULL || median > bench_series_median(&best->series)) {
-            best = &limits[i];
-        }
-    }
-    if (best == NULL || best->series.count == 0) {
+    if (best == NULL) {
         return;
     }
-    struct bench_series ratios = {.count = 0};
-    for (size_t i = 0; i < size_min(measured->count, best->series.count); i++) {
-        bench_series_add(&ratios, measured->samples[i] / best->series.samples[i]);
-    }
+    struct bench_series ratios = ratios_of(measured, best);
     row->limit_name = best->name;
     row->limit = bench_series_median(&best->series);
     row->ratio = bench_series_median(&ratios);

@@ -65,8 +65,10 @@ static bool small_row(struct bench *bench, struct bench_set *set, enum small_wha
 
     bench_row_name(&row, "%s", names[what]);
     bench_copy_limits_init(limits);
-    for (unsigned round = 0; round < bench->options.repeat; round++) {
-        if (!bench_goes_on(bench, row.name, round, bench->options.repeat) || !aim(set, what)) {
+    for (unsigned round = 0; !bench_is_settled(bench, &measured, limits, BENCH_COPY_WAYS);
+         round++) {
+        if (!bench_goes_on(bench, row.name, round, bench_rounds_known(bench, round)) ||
+            !aim(set, what)) {
             return false;
         }
         uint64_t ns = run_calls(set, what);

@@ -180,9 +180,52 @@ static void bench_stamps_tell_values_apart(void **state)
     assert_false(bench_is_stamped(value, sizeof value, 7));
 }
 
+/* --------------------------------------------------------------------- how many samples -- */
+
+/* A limit that does not move, and samples that differ from it by up to `spread`. */
+static bool is_settled_after(size_t count, double spread, bool is_quick)
+{
+    struct bench bench = {.options = {.repeat = 5, .is_quick = is_quick}};
+    struct bench_series measured = {.count = 0};
+    struct bench_limit limit = {.name = "raw"};
+    for (size_t i = 0; i < count; i++) {
+        bench_series_add(&measured, 10.0 * (1.0 + spread * (double)(i % 5) / 4.0));
+        bench_series_add(&limit.series, 10.0);
+    }
+    return bench_is_settled(&bench, &measured, &limit, 1);
+}
+
+static void a_noisy_row_is_measured_for_longer_but_not_for_ever(void **state)
+{
+    (void)state;
+    assert_false(is_settled_after(4, 0.01, false)); /* as many as were asked for, at least */
+    assert_true(is_settled_after(5, 0.01, false));
+    assert_false(is_settled_after(5, 0.80, false));
+    assert_false(is_settled_after(19, 0.80, false));
+    assert_true(is_settled_after(20, 0.80, false));
+    assert_true(is_settled_after(5, 0.80, true));
+}
+
+static void what_slows_both_alike_is_no_noise(void **state)
+{
+    struct bench bench = {.options = {.repeat = 5}};
+    struct bench_series measured = {.count = 0};
+    struct bench_limit limit = {.name = "raw"};
+    (void)state;
+    for (size_t i = 0; i < 5; i++) {
+        double speed = 1.0 + (double)i;
+        bench_series_add(&measured, 9.0 * speed);
+        bench_series_add(&limit.series, 10.0 * speed);
+    }
+    assert_true(bench_is_settled(&bench, &measured, &limit, 1));
+    assert_false(bench_is_settled(&bench, &measured, NULL, 0));
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
+        cmocka_unit_test(a_noisy_row_is_measured_for_longer_but_not_for_ever),
+        cmocka_unit_test(what_slows_both_alike_is_no_noise),
         cmocka_unit_test(bench_local_quick_prints_every_row_and_leaves_nothing_behind),
         cmocka_unit_test(bench_only_names_the_nearest_bench_to_a_wrong_one),
         cmocka_unit_test(bench_only_runs_what_it_names),
