@@ -24,11 +24,11 @@ clean:
 	rm -rf $(BUILD)
 
 format:
-	clang-format -i $$(find src include tests -name '*.[ch]')
+	clang-format -i $$(find src include tests python -name '*.[ch]')
 
 lint: all
 	scripts/check-layers
 	scripts/check-spdx
 	scripts/check-exports $(BUILD)/libumbp.so
 	scripts/check-calls
-	clang-format --dry-run -Werror $$(find src include tests -name '*.[ch]')
+	clang-format --dry-run -Werror $$(find src include tests python -name '*.[ch]')
