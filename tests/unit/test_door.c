@@ -1,0 +1,399 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* The master's fabric door, asked over a simulated network by frames as nodes and clients send. */
+#include "support.h"
+
+#include <string.h>
+
+#include "door/door.h"
+#include "fabric/fabric_sim.h"
+#include "proto/proto.h"
+
+#define SEED UINT64_C(0x5eed)
+
+struct world {
+    struct fabric_sim *sim;
+    struct master *master;
+    struct door *door;
+    struct fabric *served;
+    struct fabric *asker;
+    fabric_peer peer;
+    uint64_t id;
+    uint8_t frame[PROTO_EAGER_MAX];
+    size_t frame_bytes;
+    /* The last answer. */
+    bool answered;
+    enum umbp_status status;
+    uint8_t answer[PROTO_EAGER_MAX];
+    size_t answer_bytes;
+    struct proto_frame opened;
+};
+
+static struct world world;
+
+static void on_connected(void *context, enum umbp_status status, fabric_peer peer)
+{
+    (void)context;
+    assert_int_equal(status, UMBP_OK);
+    world.peer = peer;
+}
+
+static bool is_connected(void *context)
+{
+    (void)context;
+    return world.peer != 0;
+}
+
+static bool is_answered(void *context)
+{
+    (void)context;
+    return world.answered;
+}
+
+static void on_answer(void *context, const struct fabric_reply *reply)
+{
+    (void)context;
+    world.answered = true;
+    world.status = reply->status;
+    world.answer_bytes = reply->bytes;
+    assert_true(reply->bytes <= sizeof(world.answer));
+    if (reply->bytes) {
+        memcpy(world.answer, reply->data, reply->bytes);
+    }
+}
+
+static uint64_t in(uint64_t ms) { return clock_deadline_ns(fabric_sim_clock(world.sim), ms); }
+
+static void connect_asker(void)
+{
+    world.peer = 0;
+    assert_int_equal(fabric_connect(world.asker, "master", in(1000), on_connected, NULL), UMBP_OK);
+    assert_true(fabric_sim_run_until(world.sim, is_connected, NULL, in(1000)));
+}
+
+static int setup(void **state)
+{
+    struct master_options master_options;
+    struct fabric_handlers handlers;
+    const struct fabric_sim_options sim_options = {.seed = SEED};
+    const struct fabric_options served = {.struct_bytes = sizeof(served), .listen = "master"};
+    const struct fabric_options asking = {.struct_bytes = sizeof(asking)};
+    char error[256];
+    (void)state;
+    memset(&world, 0, sizeof(world));
+    assert_int_equal(fabric_sim_create(&sim_options, &world.sim), UMBP_OK);
+    master_options_default(&master_options);
+    master_options.clock = fabric_sim_clock(world.sim);
+    master_options.seed = SEED;
+    assert_int_equal(master_create(&master_options, &world.master, error, sizeof(error)), UMBP_OK);
+    const struct door_options door_options = {.master = world.master};
+    assert_int_equal(door_create(&door_options, &world.door), UMBP_OK);
+    door_handlers(world.door, &handlers);
+    assert_int_equal(fabric_sim_open(world.sim, 0, &served, &handlers, &world.served), UMBP_OK);
+    door_start(world.door, world.served);
+    assert_int_equal(
+        fabric_sim_open(world.sim, 1, &asking, &(struct fabric_handlers){0}, &world.asker),
+        UMBP_OK);
+    connect_asker();
+    return 0;
+}
+
+static int teardown(void **state)
+{
+    (void)state;
+    assert_int_equal(fabric_close(world.asker, in(1000)), UMBP_OK);
+    fabric_destroy(world.asker);
+    assert_int_equal(fabric_close(world.served, in(1000)), UMBP_OK);
+    fabric_destroy(world.served);
+    door_destroy(world.door);
+    master_destroy(world.master);
+    fabric_sim_destroy(world.sim);
+    return 0;
+}
+
+/* Send the frame in world.frame and wait for the answer. */
+static void ask(void)
+{
+    const struct iovec part = {world.frame, world.frame_bytes};
+    const struct fabric_call call = {
+        .peer = world.peer,
+        .parts = &part,
+        .part_count = 1,
+        .deadline_ns = in(1000),
+        .done = on_answer,
+    };
+    world.answered = false;
+    assert_int_equal(fabric_call(world.asker, &call), UMBP_OK);
+    assert_true(fabric_sim_run_until(world.sim, is_answered, NULL, in(3000)));
+    if (world.status == UMBP_OK) {
+        assert_int_equal(proto_frame_open(world.answer, world.answer_bytes, &world.opened),
+                         UMBP_OK);
+        assert_true(world.opened.header.flags & PROTO_FLAG_REPLY);
+        assert_int_equal(world.opened.header.request_id, world.id);
+    }
+}
+
+static struct proto_buffer buffer(void)
+{
+    return (struct proto_buffer){world.frame, sizeof(world.frame)};
+}
+
+static struct proto_call next_call(void)
+{
+    return (struct proto_call){.request_id = ++world.id, .time_left_ms = 1000};
+}
+
+static struct proto_capacity dram(uint64_t total, uint64_t used)
+{
+    return (struct proto_capacity){
+        .tier = PROTO_TIER_DRAM, .total_bytes = total, .used_bytes = used};
+}
+
+static struct proto_session register_node(const char *id, uint64_t incarnation,
+                                          enum umbp_status *status_out)
+{
+    struct proto_session session = {0};
+    const struct proto_capacity capacity = dram(1 << 30, 0);
+    const struct proto_text tag = proto_text_of("zone=a");
+    const struct proto_register node = {
+        .id = proto_text_of(id),
+        .address = proto_text_of("10.0.0.1:7000"),
+        .incarnation = incarnation,
+        .capacities = &capacity,
+        .capacity_count = 1,
+        .tags = &tag,
+        .tag_count = 1,
+    };
+    assert_int_equal(proto_register_encode(buffer(), next_call(), &node, &world.frame_bytes),
+                     UMBP_OK);
+    ask();
+    *status_out = world.opened.header.status;
+    if (*status_out == UMBP_OK) {
+        assert_int_equal(proto_session_decode(&world.opened, &session), UMBP_OK);
+    }
+    return session;
+}
+
+static struct fingerprint print_of(unsigned number) { return hash_key(&number, sizeof(number), 7); }
+
+static struct proto_session beat(enum proto_op op, const struct proto_beat *what, unsigned from,
+                                 unsigned count, bool is_add)
+{
+    struct proto_event events[64];
+    struct proto_session session;
+    for (unsigned i = 0; i < count; i++) {
+        events[i] = (struct proto_event){
+            .print = print_of(from + i),
+            .bytes = 4096,
+            .depth = i,
+            .tier = PROTO_TIER_DRAM,
+            .is_add = is_add,
+        };
+    }
+    assert_int_equal(
+        proto_beat_encode(buffer(), next_call(), op, what, events, count, &world.frame_bytes),
+        UMBP_OK);
+    ask();
+    assert_int_equal(world.opened.header.status, UMBP_OK);
+    assert_int_equal(proto_session_decode(&world.opened, &session), UMBP_OK);
+    return session;
+}
+
+/* ROUTE_PUT or ROUTE_GET of one key; the handle of the node, or 0. */
+static struct proto_route route(enum proto_op op, unsigned number, uint32_t exclude,
+                                struct proto_node *node_out)
+{
+    const struct proto_want want = {print_of(number), 4096};
+    const struct proto_ask what = {
+        .wants_nodes = node_out != NULL, .exclude = &exclude, .exclude_count = exclude != 0};
+    struct proto_members members;
+    struct proto_walk walk;
+    struct proto_route found;
+    assert_int_equal(
+        proto_ask_encode(buffer(), next_call(), op, &what, &want, 1, &world.frame_bytes), UMBP_OK);
+    ask();
+    assert_int_equal(world.opened.header.status, UMBP_OK);
+    assert_int_equal(proto_routes_open(&world.opened, &members, &walk), UMBP_OK);
+    assert_true(proto_route_next(&walk, &found));
+    if (node_out) {
+        memset(node_out, 0, sizeof(*node_out));
+        (void)proto_node_next(&members.walk, node_out);
+    }
+    return found;
+}
+
+static bool is_found(unsigned number)
+{
+    const struct proto_want want = {.print = print_of(number)};
+    const uint8_t *tiers;
+    assert_int_equal(proto_ask_encode(buffer(), next_call(), PROTO_LOOKUP, &(struct proto_ask){0},
+                                      &want, 1, &world.frame_bytes),
+                     UMBP_OK);
+    ask();
+    assert_int_equal(world.opened.header.status, UMBP_OK);
+    assert_int_equal(proto_found_open(&world.opened, &tiers), UMBP_OK);
+    return tiers[0] != 0;
+}
+
+/* --------------------------------------------------------------------------------- tests --- */
+
+static void what_a_node_reports_is_found_and_routed_to_it(void **state)
+{
+    enum umbp_status status;
+    struct proto_node node;
+    (void)state;
+    struct proto_session session = register_node("n1", 11, &status);
+    assert_int_equal(status, UMBP_OK);
+    assert_true(session.node_index != 0);
+    assert_int_equal(session.acked_sequence, 0);
+    assert_true(session.heartbeat_ms > 0);
+    assert_false(is_found(1));
+    session =
+        beat(PROTO_HEARTBEAT, &(struct proto_beat){.incarnation = 11, .sequence = 1}, 1, 3, true);
+    assert_int_equal(session.acked_sequence, 1);
+    assert_true(is_found(1) && is_found(3) && !is_found(4));
+    struct proto_route found = route(PROTO_ROUTE_GET, 2, 0, &node);
+    assert_int_equal(found.status, UMBP_OK);
+    assert_int_equal(found.node_index, session.node_index);
+    assert_int_equal(found.bytes, 4096);
+    assert_int_equal(node.index, session.node_index);
+    assert_int_equal(node.incarnation, 11);
+    assert_memory_equal(node.address.data, "10.0.0.1:7000", node.address.bytes);
+    assert_int_equal(route(PROTO_ROUTE_GET, 2, session.node_index, NULL).status, UMBP_NOT_FOUND);
+    assert_int_equal(route(PROTO_ROUTE_PUT, 2, 0, NULL).status, UMBP_ALREADY_EXISTS);
+    found = route(PROTO_ROUTE_PUT, 9, 0, NULL);
+    assert_int_equal(found.status, UMBP_OK);
+    assert_int_equal(found.node_index, session.node_index);
+    assert_int_equal(route(PROTO_ROUTE_PUT, 9, session.node_index, NULL).status, UMBP_NO_SPACE);
+    beat(PROTO_HEARTBEAT, &(struct proto_beat){.incarnation = 11, .sequence = 2}, 2, 1, false);
+    assert_false(is_found(2));
+}
+
+static void a_gap_asks_for_a_full_sync_which_replaces_what_was_known(void **state)
+{
+    enum umbp_status status;
+    (void)state;
+    register_node("n1", 11, &status);
+    beat(PROTO_HEARTBEAT, &(struct proto_beat){.incarnation = 11, .sequence = 1}, 1, 2, true);
+    struct proto_session session =
+        beat(PROTO_HEARTBEAT, &(struct proto_beat){.incarnation = 11, .sequence = 3}, 5, 1, true);
+    assert_true(session.flags & PROTO_SESSION_SYNC_WANTED);
+    assert_int_equal(session.acked_sequence, 1);
+    assert_false(is_found(5));
+    session =
+        beat(PROTO_SYNC, &(struct proto_beat){.incarnation = 11, .sequence = 3, .sync_id = 77}, 5,
+             4, true);
+    assert_int_equal(session.next_chunk, 1);
+    assert_true(is_found(1)); /* until the last chunk */
+    session =
+        beat(PROTO_SYNC,
+             &(struct proto_beat){
+                 .incarnation = 11, .sequence = 3, .sync_id = 77, .chunk = 1, .is_last = true},
+             20, 4, true);
+    assert_false(session.flags & PROTO_SESSION_SYNC_WANTED);
+    assert_int_equal(session.acked_sequence, 3);
+    assert_true(is_found(5) && is_found(23) && !is_found(1));
+}
+
+static void a_beat_on_a_connection_that_did_not_register_is_told_so(void **state)
+{
+    (void)state;
+    struct proto_session session =
+        beat(PROTO_HEARTBEAT, &(struct proto_beat){.incarnation = 11, .sequence = 1}, 1, 1, true);
+    assert_true(session.flags & PROTO_SESSION_UNKNOWN);
+    assert_false(is_found(1));
+}
+
+static void a_second_living_node_of_that_name_is_refused_until_the_first_is_lost(void **state)
+{
+    enum umbp_status status;
+    (void)state;
+    register_node("n1", 11, &status);
+    fabric_peer first = world.peer;
+    connect_asker();
+    register_node("n1", 12, &status);
+    assert_int_equal(status, UMBP_BUSY);
+    fabric_disconnect(world.asker, first);
+    fabric_sim_run(world.sim, in(100));
+    register_node("n1", 12, &status);
+    assert_int_equal(status, UMBP_OK);
+}
+
+static void the_external_index_is_reported_matched_counted_and_revoked(void **state)
+{
+    enum umbp_status status;
+    struct fingerprint prints[3] = {print_of(1), print_of(2), print_of(3)};
+    struct proto_ext ext = {.node_id = proto_text_of("n1"), .tier = PROTO_TIER_HBM};
+    struct proto_members members;
+    struct proto_walk walk;
+    struct proto_route row;
+    uint64_t hits;
+    (void)state;
+    register_node("n1", 11, &status);
+    assert_int_equal(proto_ext_encode(buffer(), next_call(), PROTO_EXT_REPORT, &ext, prints, 2,
+                                      &world.frame_bytes),
+                     UMBP_OK);
+    ask();
+    assert_int_equal(world.opened.header.status, UMBP_OK);
+    ext = (struct proto_ext){.count_as_hit = true};
+    assert_int_equal(proto_ext_encode(buffer(), next_call(), PROTO_EXT_MATCH, &ext, prints, 3,
+                                      &world.frame_bytes),
+                     UMBP_OK);
+    ask();
+    assert_int_equal(proto_routes_open(&world.opened, &members, &walk), UMBP_OK);
+    for (unsigned i = 0; i < 2; i++) {
+        assert_true(proto_route_next(&walk, &row));
+        assert_int_equal(row.bytes, i);
+        assert_int_equal(row.tier, PROTO_TIER_HBM);
+    }
+    assert_false(proto_route_next(&walk, &row));
+    assert_int_equal(proto_ext_encode(buffer(), next_call(), PROTO_EXT_HITS, &(struct proto_ext){0},
+                                      prints, 3, &world.frame_bytes),
+                     UMBP_OK);
+    ask();
+    assert_int_equal(proto_numbers_open(&world.opened, &walk), UMBP_OK);
+    assert_true(proto_numbers_next(&walk, &hits));
+    assert_int_equal(hits, 1);
+    ext = (struct proto_ext){.node_id = proto_text_of("n1"), .tier = PROTO_TIER_NONE};
+    assert_int_equal(proto_ext_encode(buffer(), next_call(), PROTO_EXT_REVOKE_ALL, &ext, NULL, 0,
+                                      &world.frame_bytes),
+                     UMBP_OK);
+    ask();
+    assert_int_equal(world.opened.header.status, UMBP_OK);
+    assert_int_equal(proto_ext_encode(buffer(), next_call(), PROTO_EXT_MATCH,
+                                      &(struct proto_ext){0}, prints, 3, &world.frame_bytes),
+                     UMBP_OK);
+    ask();
+    assert_int_equal(world.opened.header.count, 0);
+}
+
+static void what_is_no_frame_or_no_masters_business_is_refused(void **state)
+{
+    struct door_counters counters;
+    (void)state;
+    memset(world.frame, 0xff, 200);
+    world.frame_bytes = 200;
+    ask();
+    assert_int_equal(world.status, UMBP_CORRUPT);
+    assert_int_equal(
+        proto_bare_encode(buffer(), next_call(), PROTO_STATS, 0, UMBP_OK, 0, &world.frame_bytes),
+        UMBP_OK);
+    ask();
+    assert_int_equal(world.opened.header.status, UMBP_UNSUPPORTED);
+    door_counters(world.door, &counters);
+    assert_int_equal(counters.refused, 2);
+    assert_int_equal(counters.requests, 2);
+}
+
+int main(void)
+{
+#define TEST(name) cmocka_unit_test_setup_teardown(name, setup, teardown)
+    const struct CMUnitTest tests[] = {
+        TEST(what_a_node_reports_is_found_and_routed_to_it),
+        TEST(a_gap_asks_for_a_full_sync_which_replaces_what_was_known),
+        TEST(a_beat_on_a_connection_that_did_not_register_is_told_so),
+        TEST(a_second_living_node_of_that_name_is_refused_until_the_first_is_lost),
+        TEST(the_external_index_is_reported_matched_counted_and_revoked),
+        TEST(what_is_no_frame_or_no_masters_business_is_refused),
+    };
+    return cmocka_run_group_tests(tests, NULL, NULL);
+}
