@@ -28,6 +28,7 @@ enum mutex_rank {
     RANK_DRAM = 60,           /* tier_dram: page bitmaps */
     RANK_IO_POOL = 70,        /* checked-out I/O queues and buffers */
     RANK_DISK = 80,           /* inside a driver */
+    RANK_FABRIC = 85,         /* fabric: free lists, who polls; jobs of the pull threads */
     RANK_COPY_POOL = 90,      /* copy pool */
     RANK_LEAF = 100,          /* tests, tools: nothing is taken under it */
 };

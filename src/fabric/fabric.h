@@ -159,7 +159,9 @@ struct fabric_piece {
     size_t bytes; /* 0 is allowed and ignored */
 };
 
-/* `status`: OK if every byte is in place, else nothing is known about the target's bytes. */
+/* `status`: OK if every byte of a read or pull is in place, or every byte of a write is on its way
+ * (the source may be reused; the peer sees them before any message submitted later). Else nothing
+ * is known about the target's bytes. */
 typedef void fabric_done(void *context, enum umbp_status status);
 
 /* ------------------------------------------------------------------ waiting, tasks, timers -----
