@@ -53,6 +53,13 @@ class Client(_umbp.Client):
     def __exit__(self, *error):
         self.close()
 
+    def close(self, timeout=None):
+        """End service: calls that begin later raise ClosedError, those in flight are waited for, and
+        what was stored is flushed; within `timeout` seconds (close_timeout_ms by default), else
+        TimeoutError. Idempotent. Nothing in a forked child."""
+        super().close(timeout)
+        self._registered.clear()
+
     def stat(self, key, /):
         """What is known of one key, as an Entry. NotFoundError."""
         return Entry._make(super().stat(key))

@@ -227,6 +227,13 @@ class Memory(Case):
         with self.assertRaises(umbp.NotFoundError):
             client.deregister_memory(buffer)
 
+    def test_closing_lets_registered_memory_go(self):
+        client = self.small()
+        buffer = bytearray(100)
+        client.register_memory(buffer)
+        client.close()
+        buffer.extend(b"more")
+
     def test_pointers_can_be_registered(self):
         client = self.small()
         buffer = ctypes.create_string_buffer(100)
