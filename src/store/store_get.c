@@ -89,9 +89,9 @@ static uint64_t bytes_asked(const struct umbp_range_item *item)
 
 /*
  * A small value that is got alone is copied with plain stores: whoever asked for it reads it next,
- * and finds it in the cache. 4 KiB with the reading, streamed and plain: 720,000 and 1,030,000 a
- * second; without it, into memory that no cache has: the same. (A put streams: nobody reads its
- * target soon.)
+ * and finds it in the cache. 4 KiB with the reading, streamed and plain: 740,000 and 1,120,000 a
+ * second; without it, into memory that no cache has, about the same. (A put streams: nobody reads
+ * its target soon.)
  */
 #define GET_PLAIN_BYTES ((size_t)8192)
 #define VALUE_LINES_AHEAD 2u /* more cost more than they bring */
