@@ -15,6 +15,7 @@
 enum mutex_rank {
     RANK_CLIENT = 10,         /* client: state, registered memory */
     RANK_POOL = 12,           /* pool client: links, members, memory, areas; its hints */
+    RANK_NODE_JOBS = 15,      /* node: jobs that wait for a thread, or have ended */
     RANK_STORE = 20,          /* store: slow-path state (clear, flush, close) */
     RANK_STORE_EVICT = 22,    /* store: the order of eviction */
     RANK_STORE_QUEUE = 25,    /* store: copy queue */

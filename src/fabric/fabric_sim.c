@@ -168,8 +168,10 @@ bool fabric_sim_step(struct fabric_sim *sim)
     struct sim_event *event = heap_pop(&sim->heap);
     struct sim_endpoint *owner = event->owner;
     sim->now_ns = u64_max(sim->now_ns, event->at_ns);
-    if (event->is_dead || (owner && sim_is_gone(owner))) {
+    if (event->is_dead) {
         event_free(event);
+    } else if (owner && sim_is_gone(owner)) {
+        queue_add(&sim->dropped, event); /* a call or a timer may still name it */
     } else if (owner && owner->is_stopped) {
         queue_add(&owner->held, event);
     } else if (event->to && are_cut(sim, event->to->owner->host, event->to->other->owner->host)) {
@@ -240,6 +242,7 @@ void fabric_sim_destroy(struct fabric_sim *sim)
     ASSERT(list_is_empty(&sim->endpoints));
     queue_free(&sim->heap);
     queue_free(&sim->held);
+    queue_free(&sim->dropped);
     sim_moves_free(sim);
     while (!list_is_empty(&sim->links)) {
         struct sim_link *link = CONTAINER_OF(sim->links.next, struct sim_link, node);

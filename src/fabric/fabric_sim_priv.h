@@ -40,7 +40,8 @@ struct fabric_sim {
     uint64_t now_ns;
     uint64_t order;
     struct sim_queue heap;
-    struct sim_queue held; /* by a cut */
+    struct sim_queue held;    /* by a cut */
+    struct sim_queue dropped; /* of processes that are gone */
     uint32_t cut[FABRIC_SIM_HOSTS];
     struct list_node endpoints;
     struct list_node retired;

@@ -382,6 +382,8 @@ bool proto_stats_next(struct proto_walk *walk, struct proto_stat *item_out);
 
 /* -------------------------------------------------------------- a node to a master ------- */
 
+/* HEARTBEAT, SYNC and UNREGISTER are about the node that registered on the same connection. */
+
 /* What a node says of one of its tiers. */
 struct proto_capacity {
     enum proto_tier tier;

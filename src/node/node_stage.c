@@ -1,0 +1,219 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * Values on the SSD, through staging memory: a fixed number of lanes, each a part of the memory and
+ * one item under way in it.
+ *
+ *     lane:  take an item ──► job thread reads ──► RMA write to the reader ──► more of it? ─┐
+ *               ▲                  ▲─────────────────── the next part ─────────────────────┤
+ *               └──────────────────────────── done ────────────────────────────────────────┘
+ *
+ * What fits into a lane is read in one go as the store's own readers do, so that it is counted,
+ * promoted and dropped as they would; one read sees one value. What does not fit is read part by
+ * part from the pinned value of one generation, and every part is verified against the whole
+ * record's checksum (so each part costs a read of the whole: for values larger than a lane only).
+ *
+ * A request that gets no lane at all is answered UMBP_BUSY for those items; with one it goes on
+ * until all of its items were through, so somebody always makes progress.
+ */
+#include "node/node_priv.h"
+
+#define LANES_PER_OP 4u
+#define LANE_TIMEOUT_MS 10000u
+
+static void lane_read(struct node_lane *lane);
+
+/* What the next part has, and into which pieces it goes. */
+static void lane_cut(struct node_lane *lane)
+{
+    struct get_item *item = &lane->item;
+    uint64_t used = 0;
+    uint64_t room = lane->owner->lane_bytes;
+
+    lane->range_count = 0;
+    while (item->range < item->get.range_count && used < room &&
+           lane->range_count < NODE_LANE_RANGES) {
+        struct proto_range range = proto_range_at(item->get.rows, item->range);
+        uint64_t bytes = u64_min(range.bytes - item->range_at, room - used);
+        uint32_t at = lane->range_count++;
+        lane->ranges[at] = (struct umbp_range){
+            .data = lane->data + used, .bytes = bytes, .offset = range.offset + item->range_at};
+        lane->pieces[at] = (struct fabric_piece){
+            .local = lane->data + used,
+            .region = lane->owner->staging_region,
+            .remote = range.address + item->range_at,
+            .key = {range.key.key, range.key.base},
+            .bytes = bytes,
+        };
+        used += bytes;
+        item->range_at += bytes;
+        if (item->range_at == range.bytes) {
+            item->range++;
+            item->range_at = 0;
+        }
+    }
+}
+
+/* On a job thread: the lane and its op's frame stay as they are until `done`. */
+static void lane_work(struct node_job *job)
+{
+    struct node_lane *lane = CONTAINER_OF(job, struct node_lane, job);
+    struct store *store = lane->owner->store;
+
+    if (lane->is_single) {
+        const struct umbp_range_item item = {
+            .key = lane->item.get.key,
+            .ranges = lane->ranges,
+            .range_count = lane->range_count,
+            .object_bytes = lane->item.pin.bytes,
+        };
+        enum umbp_status one = UMBP_IO;
+        lane->status = store_batch_get_ranges(store, &item, 1, &one);
+        lane->status = lane->status == UMBP_OK ? one : lane->status;
+        return;
+    }
+    struct ssd_range ranges[NODE_LANE_RANGES];
+    for (uint32_t i = 0; i < lane->range_count; i++) {
+        ranges[i] =
+            (struct ssd_range){lane->ranges[i].data, lane->ranges[i].bytes, lane->ranges[i].offset};
+    }
+    lane->status = store_pin_read(store, &lane->item.pin, lane->item.get.key, ranges,
+                                  lane->range_count, lane->deadline_ns);
+}
+
+static void lane_end(struct node_lane *lane, enum umbp_status status)
+{
+    struct node_op *op = lane->op;
+    struct node *node = lane->owner;
+
+    op->get.results[lane->item.index].status = status;
+    NODE_COUNT(node, gets_staged, status == UMBP_OK);
+    NODE_COUNT(node, lanes_now, (uint64_t)-1);
+    store_unpin(node->store, &lane->item.pin);
+    lane->op = NULL;
+    list_push_back(&node->free_lanes, &lane->node);
+    op->get.lanes--;
+    node_get_goes_on(op);
+}
+
+static void lane_written(void *context, enum umbp_status status)
+{
+    struct node_lane *lane = context;
+    if (status != UMBP_OK || lane->item.range == lane->item.get.range_count) {
+        lane_end(lane, status);
+    } else {
+        lane_read(lane);
+    }
+}
+
+static void lane_done(struct node_job *job)
+{
+    struct node_lane *lane = CONTAINER_OF(job, struct node_lane, job);
+    enum umbp_status status = lane->status;
+
+    if (status == UMBP_STALE) {
+        status = UMBP_BUSY; /* it moved too often, or into memory: ask again */
+    }
+    if (status == UMBP_OK) {
+        for (uint32_t i = 0; i < lane->range_count; i++) {
+            NODE_COUNT(lane->owner, bytes_out, lane->ranges[i].bytes);
+        }
+        status = fabric_write(lane->owner->fabric, lane->op->request->peer, lane->pieces,
+                              lane->range_count, lane_written, lane);
+        if (status == UMBP_OK) {
+            return;
+        }
+    }
+    lane_end(lane, status);
+}
+
+static void lane_read(struct node_lane *lane)
+{
+    lane_cut(lane);
+    node_job_run(lane->owner, &lane->job);
+}
+
+static bool fits_one_lane(const struct node *node, const struct proto_get *get)
+{
+    uint64_t sum = 0;
+    for (uint32_t r = 0; r < get->range_count && sum <= node->lane_bytes; r++) {
+        sum += proto_range_at(get->rows, r).bytes;
+    }
+    return sum <= node->lane_bytes && get->range_count <= NODE_LANE_RANGES;
+}
+
+static void lane_begin(struct node_lane *lane, struct node_op *op, const struct get_item *item)
+{
+    struct node *node = lane->owner;
+    lane->op = op;
+    lane->item = *item;
+    lane->deadline_ns = clock_deadline_ns(clock_monotonic(), LANE_TIMEOUT_MS);
+    lane->is_single = fits_one_lane(node, &item->get);
+    if (lane->is_single) {
+        struct store_pin *pin = &lane->item.pin;
+        uint64_t bytes = pin->bytes;
+        store_unpin(node->store, pin); /* a pin would keep the store from promoting it */
+        pin->bytes = bytes;
+    }
+    op->get.lanes++;
+    NODE_COUNT(node, lanes_now, 1);
+    lane_read(lane);
+}
+
+void node_stage_start(struct node_op *op)
+{
+    struct node *node = op->owner;
+    struct get_state *get = &op->get;
+
+    while (get->ssd_next < get->ssd_count && get->lanes < LANES_PER_OP) {
+        if (list_is_empty(&node->free_lanes)) {
+            if (get->lanes) {
+                return; /* these will go on */
+            }
+            for (; get->ssd_next < get->ssd_count; get->ssd_next++) {
+                store_unpin(node->store, &get->ssd[get->ssd_next].pin); /* they say BUSY already */
+            }
+            return;
+        }
+        struct node_lane *lane = CONTAINER_OF(node->free_lanes.next, struct node_lane, node);
+        list_remove(&lane->node);
+        lane_begin(lane, op, &get->ssd[get->ssd_next++]);
+    }
+}
+
+enum umbp_status node_stage_create(struct node *node)
+{
+    uint32_t count = node->options.staging_slots;
+    node->lane_bytes = align_down(node->options.staging_bytes / count, 4096);
+    if (!node->lane_bytes) {
+        return UMBP_INVALID_VALUE;
+    }
+    node->staging = mem_map_huge(node->lane_bytes * count);
+    node->lanes = mem_calloc(count, sizeof(*node->lanes));
+    if (!node->staging || !node->lanes) {
+        return UMBP_NO_MEMORY;
+    }
+    for (uint32_t i = 0; i < count; i++) {
+        struct node_lane *lane = &node->lanes[i];
+        lane->owner = node;
+        lane->data = node->staging + i * node->lane_bytes;
+        lane->job.work = lane_work;
+        lane->job.done = lane_done;
+        list_push_back(&node->free_lanes, &lane->node);
+    }
+    return UMBP_OK;
+}
+
+enum umbp_status node_stage_register(struct node *node)
+{
+    return fabric_region_create(node->fabric, node->staging,
+                                node->lane_bytes * node->options.staging_slots, FABRIC_LOCAL, -1, 0,
+                                &node->staging_region);
+}
+
+void node_stage_destroy(struct node *node)
+{
+    if (node->staging) {
+        mem_unmap(node->staging, node->lane_bytes * node->options.staging_slots);
+    }
+    mem_free(node->lanes);
+}
