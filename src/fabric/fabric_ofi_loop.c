@@ -89,7 +89,32 @@ void fabric_ofi_kick(struct ofi *ofi)
         uint64_t one = 1;
         ssize_t written = write(ofi->event_fd, &one, sizeof(one));
         (void)written; /* a full counter wakes too */
+        return;
     }
+    /* Somebody polls, or nobody since the last waiter left. */
+    mutex_lock(&ofi->lock);
+    if (ofi->poller == POLLER_NONE && ofi->thread_parked && list_is_empty(&ofi->waiters)) {
+        ofi->poller = POLLER_THREAD;
+        condition_signal(&ofi->thread_wake);
+    }
+    mutex_unlock(&ofi->lock);
+}
+
+/* What was submitted, on this thread if the token is free. True: the poller must look, too. */
+static bool flush_submissions(struct ofi *ofi)
+{
+    bool must_kick = false;
+    while (atomic_load(&ofi->submissions) && token_try(ofi)) {
+        drain_submissions(ofi);
+        fabric_ofi_pump(ofi);
+        /* What needs a callback, or an earlier alarm than the sleeper set, is the poller's. */
+        must_kick = must_kick || !list_is_empty(&ofi->closing) ||
+                    !list_is_empty(&ofi->dead_calls) || !list_is_empty(&ofi->failed_connects) ||
+                    !list_is_empty(&ofi->dead_pulls) || !list_is_empty(&ofi->dead_transfers) ||
+                    fabric_heap_next_ns(&ofi->timers) < atomic_load(&ofi->sleep_until_ns);
+        token_drop(ofi);
+    }
+    return must_kick;
 }
 
 void fabric_ofi_submit(struct ofi *ofi, struct submission *submission)
@@ -101,17 +126,7 @@ void fabric_ofi_submit(struct ofi *ofi, struct submission *submission)
     if (fabric_ofi_on_loop(ofi)) {
         return; /* the pass goes on after the callback */
     }
-    bool must_kick = false;
-    while (atomic_load(&ofi->submissions) && token_try(ofi)) {
-        drain_submissions(ofi);
-        fabric_ofi_pump(ofi);
-        /* What needs a callback, or an earlier alarm than the sleeper set, is the poller's. */
-        must_kick = must_kick || !list_is_empty(&ofi->closing) ||
-                    !list_is_empty(&ofi->dead_calls) || !list_is_empty(&ofi->failed_connects) ||
-                    !list_is_empty(&ofi->dead_transfers) ||
-                    fabric_heap_next_ns(&ofi->timers) < atomic_load(&ofi->sleep_until_ns);
-        token_drop(ofi);
-    }
+    bool must_kick = flush_submissions(ofi);
     /* Somebody else has the token: they look again after dropping it, unless they sleep now. */
     if (must_kick || atomic_load(&ofi->submissions)) {
         fabric_ofi_kick(ofi);
@@ -162,8 +177,9 @@ bool fabric_ofi_enter(struct ofi *ofi)
 void fabric_ofi_leave(struct ofi *ofi, bool entered)
 {
     if (entered) {
+        bool is_closing = !list_is_empty(&ofi->closing);
         token_drop(ofi);
-        if (has_work(ofi) || !list_is_empty(&ofi->closing)) {
+        if (flush_submissions(ofi) || is_closing || has_work(ofi)) {
             fabric_ofi_kick(ofi);
         }
     }
@@ -477,8 +493,9 @@ enum umbp_status fabric_ofi_wait(struct fabric *fabric, struct fabric_latch *lat
     }
     mutex_unlock(&ofi->lock);
     condition_fini(&waiter.condition);
-    if (thread_sleeps_late || has_work(ofi)) {
-        /* The thread may sleep past an alarm that was set meanwhile, or a submission came last. */
+    /* The thread may sleep past an alarm that was set meanwhile; and who submitted while we had the
+     * token counts on us. */
+    if (flush_submissions(ofi) || thread_sleeps_late || has_work(ofi)) {
         fabric_ofi_kick(ofi);
     }
     return status;
