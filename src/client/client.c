@@ -89,6 +89,11 @@ static const struct client_ops *scheme_ops(enum config_scheme scheme)
     case CONFIG_SCHEME_LOCAL:
         return &client_local_ops;
     case CONFIG_SCHEME_POOL:
+#ifdef UMBP_HAVE_FABRIC
+        return &client_pool_ops;
+#else
+        break;
+#endif
     case CONFIG_SCHEME_PROCESS:
         break;
     }
@@ -479,12 +484,14 @@ static enum umbp_status memory_add(struct umbp_client *client, uintptr_t from, u
     return UMBP_OK;
 }
 
-static enum umbp_status memory_take(struct umbp_client *client, uintptr_t from)
+static enum umbp_status memory_take(struct umbp_client *client, uintptr_t from,
+                                    struct client_memory *memory_out)
 {
     size_t at = memory_search(client, from);
     if (at == client->memory_count || client->memory[at].from != from) {
         return UMBP_NOT_FOUND;
     }
+    *memory_out = client->memory[at];
     client->memory_count--;
     memmove(&client->memory[at], &client->memory[at + 1],
             (client->memory_count - at) * sizeof(client->memory[0]));
@@ -502,6 +509,15 @@ enum umbp_status umbp_register_memory(struct umbp_client *client, void *data, si
         mutex_lock(&client->lock);
         status = memory_add(client, from, from + bytes);
         mutex_unlock(&client->lock);
+        if (status == UMBP_OK) {
+            status = client->ops->register_memory(client->self, data, bytes);
+            if (status != UMBP_OK) {
+                struct client_memory memory;
+                mutex_lock(&client->lock);
+                (void)!memory_take(client, from, &memory);
+                mutex_unlock(&client->lock);
+            }
+        }
         leave(client);
     }
     return status;
@@ -511,9 +527,18 @@ enum umbp_status umbp_deregister_memory(struct umbp_client *client, void *data)
 {
     enum umbp_status status = enter(client);
     if (status == UMBP_OK) {
+        struct client_memory memory = {0};
         mutex_lock(&client->lock);
-        status = memory_take(client, (uintptr_t)data);
+        status = memory_take(client, (uintptr_t)data, &memory);
         mutex_unlock(&client->lock);
+        if (status == UMBP_OK) {
+            status = client->ops->deregister_memory(client->self, data);
+            if (status != UMBP_OK) {
+                mutex_lock(&client->lock);
+                (void)!memory_add(client, memory.from, memory.to);
+                mutex_unlock(&client->lock);
+            }
+        }
         leave(client);
     }
     return status;

@@ -69,6 +69,22 @@ static enum umbp_status local_batch_remove(void *self, const struct umbp_key *ke
     return store_batch_remove(self, keys, count, statuses_out);
 }
 
+/* Copies by the CPU gain nothing from it. */
+static enum umbp_status local_register_memory(void *self, void *data, size_t bytes)
+{
+    (void)self;
+    (void)data;
+    (void)bytes;
+    return UMBP_OK;
+}
+
+static enum umbp_status local_deregister_memory(void *self, void *data)
+{
+    (void)self;
+    (void)data;
+    return UMBP_OK;
+}
+
 static enum umbp_status local_flush(void *self, uint64_t deadline_ns)
 {
     return store_flush(self, deadline_ns);
@@ -112,6 +128,8 @@ const struct client_ops client_local_ops = {
     .batch_exists = local_batch_exists,
     .exists_consecutive = local_exists_consecutive,
     .batch_remove = local_batch_remove,
+    .register_memory = local_register_memory,
+    .deregister_memory = local_deregister_memory,
     .flush = local_flush,
     .clear = local_clear,
     .list = local_list,

@@ -40,6 +40,9 @@ struct client_ops {
                                            size_t *hits_out);
     enum umbp_status (*batch_remove)(void *self, const struct umbp_key *keys, size_t count,
                                      enum umbp_status *statuses_out);
+    /* The client keeps the list of what is registered; the scheme makes it known to its network. */
+    enum umbp_status (*register_memory)(void *self, void *data, size_t bytes);
+    enum umbp_status (*deregister_memory)(void *self, void *data);
     enum umbp_status (*flush)(void *self, uint64_t deadline_ns);
     enum umbp_status (*clear)(void *self, uint64_t deadline_ns);
     enum umbp_status (*list)(void *self, bool (*visit)(void *, const struct umbp_entry_info *),
@@ -50,6 +53,21 @@ struct client_ops {
 };
 
 extern const struct client_ops client_local_ops;
+#ifdef UMBP_HAVE_FABRIC
+extern const struct client_ops client_pool_ops;
+
+/*
+ * Where the fabric door of the master at `address` ("host:port", its gRPC address) is: asks its
+ * signpost; where that does not answer, by convention the next port. `local_out` gets the address
+ * of this machine from which the master is reached, or "" . Blocks for at most `timeout_ms`.
+ * UMBP_INVALID_VALUE: no address; UMBP_VERSION; UMBP_STALE: a master of another cluster or seed;
+ * UMBP_UNSUPPORTED: a master without a fabric door. `error_out` then says what.
+ */
+MUST_USE enum umbp_status client_find_door(const char *address, const char *cluster, uint64_t seed,
+                                           uint32_t timeout_ms, char *door_out, size_t door_bytes,
+                                           char *local_out, size_t local_bytes, char *error_out,
+                                           size_t error_bytes);
+#endif
 
 /* ------------------------------------------------------------------- calls in flight ----- */
 

@@ -13,6 +13,8 @@
 #define MASTERD_MASTERD_H
 
 #include "base/base.h"
+#include "door/door.h"
+#include "fabric/fabric.h"
 #include "master/master.h"
 #include "metrics/metrics.h"
 #include "rpc/rpc.h"
@@ -69,6 +71,20 @@ void masterd_options_help(const struct masterd_options *options);
 /* Two lines: the times and the routing in force, and what was not left at its default, with where
  * it came from. */
 void masterd_options_log(const struct masterd_options *options);
+
+/* The fabric door; without one (fabric-listen none, or a build without libfabric) both are NULL. */
+struct masterd_fabric {
+    struct door *door;
+    struct fabric *fabric;
+};
+/* Opens it, and writes it on the signpost. */
+MUST_USE enum umbp_status masterd_fabric_open(struct masterd_fabric *fabric,
+                                              const struct masterd_options *options,
+                                              struct master *master,
+                                              struct proto_signpost *signpost, char *error_out,
+                                              size_t error_bytes);
+void masterd_fabric_close(struct masterd_fabric *fabric);                /* idempotent */
+const char *masterd_fabric_address(const struct masterd_fabric *fabric); /* "" without one */
 
 /* What /metrics tells. */
 struct masterd_metrics {

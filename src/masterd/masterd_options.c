@@ -25,6 +25,12 @@ static const struct own_row own_rows[] = {
      "port of /metrics, /healthz and /readyz; 0 serves none, \"any\" takes a free one"},
     {"metrics-host", "UMBP_MASTER_METRICS_HOST", "", "numeric address for that; empty: all"},
     {"cluster", "UMBP_POOL_CLUSTER", "umbp", "name of the cluster, told at the signpost"},
+    {"fabric-listen", "UMBP_MASTER_FABRIC_LISTEN", "auto",
+     "address of the door for our own nodes and clients; auto: the port after the first gRPC "
+     "address; none"},
+    {"fabric-advertise", "UMBP_MASTER_FABRIC_ADVERTISE", "",
+     "host that clients are sent to for it; empty: the one where they asked"},
+    {"fabric-provider", "UMBP_POOL_PROVIDER", "auto", "its network: auto, tcp or verbs"},
     {"hash-seed", "UMBP_INDEX_HASH_SEED", "0", "seed of the cluster's hashes of keys"},
     {"tls-certificate", "UMBP_MASTER_TLS_CERTIFICATE", "",
      "PEM file of the certificate chain; with it TCP connections must be TLS"},

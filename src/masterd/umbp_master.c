@@ -3,7 +3,8 @@
  * umbp_master [LISTEN [METRICS_PORT]] [--flag value ...]
  *
  * Says `ready` on standard output once calls can come in: "ready grpc=ADDRESS[,ADDRESS...]
- * metrics=PORT pid=PID", with the addresses that were bound (port 0 takes a free one).
+ * fabric=ADDRESS metrics=PORT pid=PID", with the addresses that were bound (port 0 takes a free
+ * one).
  *
  * SIGTERM and SIGINT end it gracefully, within UMBP_GRPC_SHUTDOWN_DEADLINE_SEC and a second;
  * SIGHUP and SIGPIPE do nothing. Exit codes: 0 ended as asked, 1 could not start, 2 usage.
@@ -76,6 +77,7 @@ struct program {
     struct rpc_server *server;
     struct metrics_http *http;
     struct masterd_metrics metrics;
+    struct masterd_fabric fabric;
     struct ticker ticker;
     _Atomic bool is_ready;
     struct proto_signpost signpost;
@@ -167,8 +169,8 @@ static void say_ready(const struct program *program)
     for (size_t i = 0; rpc_server_address(program->server, i) != NULL; i++) {
         printf("%s%s", i > 0 ? "," : "", rpc_server_address(program->server, i));
     }
-    printf(" metrics=%u pid=%d\n", program->http != NULL ? metrics_http_port(program->http) : 0u,
-           (int)getpid());
+    printf(" fabric=%s metrics=%u pid=%d\n", masterd_fabric_address(&program->fabric),
+           program->http != NULL ? metrics_http_port(program->http) : 0u, (int)getpid());
     fflush(stdout);
 }
 
@@ -179,6 +181,10 @@ static enum umbp_status start(struct program *program, char *error_out, size_t e
     if (status == UMBP_OK) {
         status = metrics_registry_create(SERIES_MAX, NULL, &program->registry);
         snprintf(error_out, error_bytes, "%s", status != UMBP_OK ? umbp_status_text(status) : "");
+    }
+    if (status == UMBP_OK) {
+        status = masterd_fabric_open(&program->fabric, &program->options, program->master,
+                                     &program->signpost, error_out, error_bytes);
     }
     if (status == UMBP_OK) {
         status = make_server(program, error_out, error_bytes);
@@ -203,6 +209,7 @@ static enum umbp_status start(struct program *program, char *error_out, size_t e
 static void finish(struct program *program)
 {
     metrics_http_destroy(program->http);
+    masterd_fabric_close(&program->fabric);
     rpc_server_destroy(program->server);
     metrics_registry_destroy(program->registry);
     master_destroy(program->master);

@@ -364,13 +364,37 @@ static enum umbp_status fail_all(enum umbp_status status, enum umbp_status *stat
 
 /* ------------------------------------------------------------------------------ calls ---- */
 
+static enum umbp_status check_call(const void *items, size_t count, const void *out)
+{
+    if (count > UMBP_BATCH_MAX) {
+        return UMBP_LIMIT;
+    }
+    return count && (!items || !out) ? UMBP_INVALID_VALUE : UMBP_OK;
+}
+
+/* An area for a checked call; its failure is every item's. */
+static struct pool_area *call_begin(struct pool *pool, enum area_kind kind, const void *items,
+                                    size_t count, enum umbp_status *statuses_out,
+                                    enum umbp_status *status_out)
+{
+    *status_out = check_call(items, count, statuses_out);
+    if (*status_out != UMBP_OK) {
+        return NULL;
+    }
+    struct pool_area *area = area_take(pool, kind, status_out);
+    if (!area) {
+        (void)fail_all(*status_out, statuses_out, count);
+    }
+    return area;
+}
+
 enum umbp_status pool_batch_put(struct pool *pool, const struct umbp_put_item *items, size_t count,
                                 enum umbp_status *statuses_out)
 {
     enum umbp_status status;
-    struct pool_area *area = area_take(pool, AREA_PUT, &status);
+    struct pool_area *area = call_begin(pool, AREA_PUT, items, count, statuses_out, &status);
     if (!area) {
-        return fail_all(status, statuses_out, count);
+        return status;
     }
     for (size_t i = 0; i < count; i += POOL_CHUNK) {
         size_t end = size_min(count, i + POOL_CHUNK);
@@ -397,9 +421,9 @@ enum umbp_status pool_batch_get(struct pool *pool, const struct umbp_get_item *i
                                 enum umbp_status *statuses_out)
 {
     enum umbp_status status;
-    struct pool_area *area = area_take(pool, AREA_GET, &status);
+    struct pool_area *area = call_begin(pool, AREA_GET, items, count, statuses_out, &status);
     if (!area) {
-        return fail_all(status, statuses_out, count);
+        return status;
     }
     for (size_t i = 0; i < count; i += POOL_CHUNK) {
         size_t end = size_min(count, i + POOL_CHUNK);
@@ -425,9 +449,9 @@ enum umbp_status pool_batch_put_ranges(struct pool *pool, const struct umbp_rang
                                        size_t count, enum umbp_status *statuses_out)
 {
     enum umbp_status status;
-    struct pool_area *area = area_take(pool, AREA_PUT, &status);
+    struct pool_area *area = call_begin(pool, AREA_PUT, items, count, statuses_out, &status);
     if (!area) {
-        return fail_all(status, statuses_out, count);
+        return status;
     }
     area->has_ranges = true;
     for (size_t i = 0; i < count; i += POOL_CHUNK) {
@@ -446,9 +470,9 @@ enum umbp_status pool_batch_get_ranges(struct pool *pool, const struct umbp_rang
                                        size_t count, enum umbp_status *statuses_out)
 {
     enum umbp_status status;
-    struct pool_area *area = area_take(pool, AREA_GET, &status);
+    struct pool_area *area = call_begin(pool, AREA_GET, items, count, statuses_out, &status);
     if (!area) {
-        return fail_all(status, statuses_out, count);
+        return status;
     }
     area->has_ranges = true;
     for (size_t i = 0; i < count; i += POOL_CHUNK) {
@@ -480,8 +504,8 @@ static void exists_some(struct pool_area *area, const struct umbp_key *keys, siz
 enum umbp_status pool_batch_exists(struct pool *pool, const struct umbp_key *keys, size_t count,
                                    uint8_t *found_out)
 {
-    enum umbp_status status;
-    struct pool_area *area = area_take(pool, AREA_EXISTS, &status);
+    enum umbp_status status = check_call(keys, count, found_out);
+    struct pool_area *area = status == UMBP_OK ? area_take(pool, AREA_EXISTS, &status) : NULL;
     if (!area) {
         return status;
     }
@@ -495,8 +519,8 @@ enum umbp_status pool_batch_exists(struct pool *pool, const struct umbp_key *key
 enum umbp_status pool_exists_consecutive(struct pool *pool, const struct umbp_key *keys,
                                          size_t count, size_t *hits_out)
 {
-    enum umbp_status status;
-    struct pool_area *area = area_take(pool, AREA_EXISTS, &status);
+    enum umbp_status status = hits_out ? check_call(keys, count, hits_out) : UMBP_INVALID_VALUE;
+    struct pool_area *area = status == UMBP_OK ? area_take(pool, AREA_EXISTS, &status) : NULL;
     uint8_t found[POOL_CHUNK];
     size_t hits = 0;
 
@@ -521,9 +545,9 @@ enum umbp_status pool_batch_remove(struct pool *pool, const struct umbp_key *key
                                    enum umbp_status *statuses_out)
 {
     enum umbp_status status;
-    struct pool_area *area = area_take(pool, AREA_REMOVE, &status);
+    struct pool_area *area = call_begin(pool, AREA_REMOVE, keys, count, statuses_out, &status);
     if (!area) {
-        return fail_all(status, statuses_out, count);
+        return status;
     }
     for (size_t i = 0; i < count; i += POOL_CHUNK) {
         size_t end = size_min(count, i + POOL_CHUNK);

@@ -77,8 +77,6 @@ void pool_destroy(struct pool *pool);
 
 /* Where master `master`'s fabric door is. Any thread. */
 void pool_master_found(struct pool *pool, uint32_t master, const char *address);
-/* What that master calls the own node (its master session knows); 0: nothing. Any thread. */
-void pool_own_handle(struct pool *pool, uint32_t master, uint32_t handle);
 /* loop: forward every peer_down; others' peers are ignored. */
 void pool_peer_down(struct pool *pool, fabric_peer peer, enum umbp_status reason);
 

@@ -76,6 +76,7 @@ static void learn_node(struct pool *pool, uint32_t master, const struct proto_no
     if (pool->options.store && own_bytes && node->address.bytes == own_bytes &&
         memcmp(node->address.data, pool->own_address, own_bytes) == 0) {
         id = LINK_SELF;
+        atomic_store_explicit(&pool->masters[master].own_handle, node->index, memory_order_relaxed);
     } else if (node->address.bytes) {
         struct pool_link *link = link_hold(pool, node->address.data, node->address.bytes);
         if (link) {
@@ -238,8 +239,8 @@ static enum umbp_status encode(struct pool_area *area, const struct question *qu
 }
 
 /* One question to one master. */
-static enum umbp_status ask(struct pool_area *area, uint32_t master, enum proto_op op,
-                            uint32_t count)
+static enum umbp_status ask_of(struct pool_area *area, uint32_t master, enum proto_op op,
+                               uint32_t count)
 {
     struct pool *pool = area->pool;
     struct question question = {
@@ -274,6 +275,25 @@ static enum umbp_status ask(struct pool_area *area, uint32_t master, enum proto_
         }
     }
     return status;
+}
+
+/* Who has just met a master asks for all nodes first: it then knows what the master calls the own
+ * one, which counts for placement, and has to ask after a node only when one has joined. */
+static enum umbp_status ask(struct pool_area *area, uint32_t master, enum proto_op op,
+                            uint32_t count)
+{
+    struct pool *pool = area->pool;
+    mutex_lock(&pool->lock);
+    bool is_new = !pool->masters[master].members;
+    mutex_unlock(&pool->lock);
+    if (is_new && op != PROTO_NODES) {
+        area->handle_count = 0;
+        enum umbp_status status = ask_of(area, master, PROTO_NODES, 0);
+        if (status != UMBP_OK) {
+            return status;
+        }
+    }
+    return ask_of(area, master, op, count);
 }
 
 enum umbp_status master_ask(struct pool_area *area, enum proto_op op, uint32_t count,
@@ -356,10 +376,4 @@ void pool_master_found(struct pool *pool, uint32_t master, const char *address)
     if (old != link) {
         members_forget(pool, master);
     }
-}
-
-void pool_own_handle(struct pool *pool, uint32_t master, uint32_t handle)
-{
-    ASSERT(master < pool->options.master_count);
-    atomic_store_explicit(&pool->masters[master].own_handle, handle, memory_order_relaxed);
 }

@@ -1,0 +1,266 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * From the one address that a user gives, the master's gRPC address, to its fabric door. The
+ * master's listener tells callers by their first bytes, so one short TCP exchange suffices and no
+ * gRPC is needed in this process.
+ */
+#include <arpa/inet.h>
+#include <errno.h>
+#include <fcntl.h>
+#include <netdb.h>
+#include <poll.h>
+#include <stdio.h>
+#include <string.h>
+#include <sys/socket.h>
+#include <unistd.h>
+
+#include "client/client_priv.h"
+#include "proto/proto.h"
+
+#define HOST_BYTES 256u
+#define PORT_BYTES 8u
+
+struct asked {
+    const char *address;
+    char host[HOST_BYTES];
+    char port[PORT_BYTES];
+    uint64_t deadline_ns;
+    char *error;
+    size_t error_bytes;
+};
+
+/* "host:port" or "[host]:port". */
+static bool split(const char *address, char host[HOST_BYTES], char port[PORT_BYTES])
+{
+    const char *colon = strrchr(address, ':');
+    uint64_t number;
+    if (!colon || !units_parse_count(colon + 1, &number) || !number || number > UINT16_MAX) {
+        return false;
+    }
+    const char *from = address;
+    size_t bytes = (size_t)(colon - address);
+    if (bytes > 1 && from[0] == '[' && from[bytes - 1] == ']') {
+        from++;
+        bytes -= 2;
+    }
+    if (!bytes || bytes >= HOST_BYTES) {
+        return false;
+    }
+    memcpy(host, from, bytes);
+    host[bytes] = '\0';
+    (void)snprintf(port, PORT_BYTES, "%u", (unsigned)number);
+    return true;
+}
+
+static int join(const char *host, const char *port, char *address, size_t bytes)
+{
+    return snprintf(address, bytes, strchr(host, ':') ? "[%s]:%s" : "%s:%s", host, port);
+}
+
+static int left_ms(const struct asked *asked)
+{
+    uint64_t left_ns = clock_left_ns(clock_monotonic(), asked->deadline_ns);
+    return (int)u64_min(div_round_up(left_ns, NS_PER_MS), INT32_MAX);
+}
+
+static bool wait_for(const struct asked *asked, int fd, short what)
+{
+    for (;;) {
+        struct pollfd poll_fd = {.fd = fd, .events = what};
+        int ready = poll(&poll_fd, 1, left_ms(asked));
+        if (ready > 0) {
+            return true;
+        }
+        if (ready == 0 || errno != EINTR) {
+            return false;
+        }
+    }
+}
+
+/* A connected socket, or -1. */
+static int dial(const struct asked *asked)
+{
+    struct addrinfo hints = {.ai_socktype = SOCK_STREAM, .ai_flags = AI_ADDRCONFIG};
+    struct addrinfo *found = NULL;
+    int fd = -1;
+
+    if (getaddrinfo(asked->host, asked->port, &hints, &found) != 0) {
+        return -1;
+    }
+    for (struct addrinfo *at = found; at && fd < 0; at = at->ai_next) {
+        int error = 0;
+        socklen_t bytes = sizeof(error);
+        fd = socket(at->ai_family, SOCK_STREAM | SOCK_NONBLOCK | SOCK_CLOEXEC, 0);
+        if (fd < 0) {
+            continue;
+        }
+        bool up = connect(fd, at->ai_addr, at->ai_addrlen) == 0 ||
+                  (errno == EINPROGRESS && wait_for(asked, fd, POLLOUT) &&
+                   getsockopt(fd, SOL_SOCKET, SO_ERROR, &error, &bytes) == 0 && error == 0);
+        if (!up) {
+            close(fd);
+            fd = -1;
+        }
+    }
+    freeaddrinfo(found);
+    return fd;
+}
+
+static bool send_all(const struct asked *asked, int fd, const uint8_t *data, size_t bytes)
+{
+    while (bytes) {
+        ssize_t sent = send(fd, data, bytes, MSG_NOSIGNAL);
+        if (sent < 0 && (errno == EAGAIN || errno == EINTR)) {
+            if (!wait_for(asked, fd, POLLOUT)) {
+                return false;
+            }
+            continue;
+        }
+        if (sent <= 0) {
+            return false;
+        }
+        data += sent;
+        bytes -= (size_t)sent;
+    }
+    return true;
+}
+
+static bool receive_all(const struct asked *asked, int fd, uint8_t *data, size_t bytes)
+{
+    while (bytes) {
+        ssize_t got = recv(fd, data, bytes, 0);
+        if (got < 0 && (errno == EAGAIN || errno == EINTR)) {
+            if (!wait_for(asked, fd, POLLIN)) {
+                return false;
+            }
+            continue;
+        }
+        if (got <= 0) {
+            return false;
+        }
+        data += got;
+        bytes -= (size_t)got;
+    }
+    return true;
+}
+
+/* UMBP_CLOSED: nobody answers there (now). */
+static enum umbp_status exchange(const struct asked *asked, int fd,
+                                 struct proto_signpost *signpost_out)
+{
+    uint8_t question[PROTO_SIGNPOST_QUESTION_BYTES];
+    uint8_t answer[PROTO_SIGNPOST_ANSWER_MAX];
+    size_t bytes;
+
+    proto_signpost_question(question);
+    if (!send_all(asked, fd, question, sizeof(question)) ||
+        !receive_all(asked, fd, answer, PROTO_SIGNPOST_ANSWER_HEADER_BYTES)) {
+        return UMBP_CLOSED;
+    }
+    enum umbp_status status = proto_signpost_length(answer, &bytes);
+    if (status != UMBP_OK) {
+        return status;
+    }
+    if (bytes > sizeof(answer) ||
+        !receive_all(asked, fd, answer + PROTO_SIGNPOST_ANSWER_HEADER_BYTES,
+                     bytes - PROTO_SIGNPOST_ANSWER_HEADER_BYTES)) {
+        return UMBP_CLOSED;
+    }
+    return proto_signpost_decode(answer, bytes, signpost_out);
+}
+
+/* From which address of this machine the other side is reached. */
+static void local_address(int fd, char *local_out, size_t local_bytes)
+{
+    struct sockaddr_storage from;
+    socklen_t bytes = sizeof(from);
+    if (getsockname(fd, (struct sockaddr *)&from, &bytes) != 0 ||
+        getnameinfo((struct sockaddr *)&from, bytes, local_out, (socklen_t)local_bytes, NULL, 0,
+                    NI_NUMERICHOST) != 0) {
+        local_out[0] = '\0';
+    }
+}
+
+static enum umbp_status judge(const struct asked *asked, const struct proto_signpost *signpost,
+                              const char *cluster, uint64_t seed)
+{
+    if (strcmp(signpost->cluster, cluster) != 0) {
+        (void)snprintf(asked->error, asked->error_bytes,
+                       "the master at %s belongs to the cluster \"%s\", this process to \"%s\": "
+                       "set pool.cluster alike",
+                       asked->address, signpost->cluster, cluster);
+        return UMBP_STALE;
+    }
+    if (signpost->hash_seed != seed) {
+        (void)snprintf(asked->error, asked->error_bytes,
+                       "the master at %s hashes keys with another seed: set index.hash_seed to "
+                       "%llu here",
+                       asked->address, (unsigned long long)signpost->hash_seed);
+        return UMBP_STALE;
+    }
+    if (!signpost->door_count) {
+        (void)snprintf(asked->error, asked->error_bytes,
+                       "the master at %s has no fabric door: start it with --fabric-listen",
+                       asked->address);
+        return UMBP_UNSUPPORTED;
+    }
+    return UMBP_OK;
+}
+
+/* The master does not answer now. By convention its door is the next port. */
+static void guess(const struct asked *asked, char *door_out, size_t door_bytes)
+{
+    char port[PORT_BYTES];
+    uint64_t number = 0;
+    (void)!units_parse_count(asked->port, &number);
+    (void)snprintf(port, sizeof(port), "%u", (unsigned)(number < UINT16_MAX ? number + 1 : number));
+    (void)join(asked->host, port, door_out, door_bytes);
+}
+
+enum umbp_status client_find_door(const char *address, const char *cluster, uint64_t seed,
+                                  uint32_t timeout_ms, char *door_out, size_t door_bytes,
+                                  char *local_out, size_t local_bytes, char *error_out,
+                                  size_t error_bytes)
+{
+    struct asked asked = {
+        .address = address,
+        .deadline_ns = clock_deadline_ns(clock_monotonic(), timeout_ms),
+        .error = error_out,
+        .error_bytes = error_bytes,
+    };
+    struct proto_signpost signpost;
+
+    local_out[0] = '\0';
+    if (!split(address, asked.host, asked.port)) {
+        (void)snprintf(error_out, error_bytes,
+                       "\"%.200s\" is no address of a master: write host:port", address);
+        return UMBP_INVALID_VALUE;
+    }
+    int fd = dial(&asked);
+    if (fd < 0) {
+        guess(&asked, door_out, door_bytes);
+        return UMBP_OK;
+    }
+    local_address(fd, local_out, local_bytes);
+    enum umbp_status status = exchange(&asked, fd, &signpost);
+    close(fd);
+    if (status == UMBP_CLOSED) {
+        guess(&asked, door_out, door_bytes);
+        return UMBP_OK;
+    }
+    if (status != UMBP_OK) {
+        (void)snprintf(error_out, error_bytes, "who answers at %s is no master of this version: %s",
+                       address, umbp_status_text(status));
+        return status;
+    }
+    status = judge(&asked, &signpost, cluster, seed);
+    if (status == UMBP_OK) {
+        const char *door = signpost.doors[0];
+        if (door[0] == ':') {
+            (void)join(asked.host, door + 1, door_out, door_bytes);
+        } else {
+            (void)snprintf(door_out, door_bytes, "%s", door);
+        }
+    }
+    return status;
+}
