@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The names that engines already call, over umbp: pip install umbp umbp-mori
+"""The names that engines already call, over umbp: pip install . ./python/mori-compat
 
     python examples/mori_names.py
 """

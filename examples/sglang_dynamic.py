@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""SGLang's HiCache on umbp by its dynamic backend, without any name of mori: pip install umbp sglang
+"""SGLang's HiCache on umbp by its dynamic backend, without any name of mori: pip install . sglang
 
 A server is started so (docs/compatibility.md):
 

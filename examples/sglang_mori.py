@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""SGLang's own HiCache backend, unchanged, on umbp: pip install umbp umbp-mori sglang
+"""SGLang's own HiCache backend, unchanged, on umbp: pip install . ./python/mori-compat sglang
 
 A server is started so (docs/compatibility.md):
 

@@ -144,6 +144,13 @@ def test_batches_answer_for_each_key_in_order(client):
     assert (pages.read(3)[0], pages.read(5)[0]) == (1, 3)
 
 
+def test_stored_there_already_and_refused_in_one_batch(client):
+    pages = Pages(1)
+    assert client.put_from_ptr("old", pages.base, 9)
+    p = pages.base
+    assert client.batch_put_from_ptr(["old", "new", ""], [p] * 3, [9] * 3) == [True, True, False]
+
+
 def test_empty_batches_are_empty(client):
     assert client.batch_put_from_ptr([], [], []) == []
     assert client.batch_put_from_ptr_with_depth([], [], [], []) == []

@@ -252,12 +252,12 @@ def test_answers_about_external_blocks_count_distinct_hashes():
 # ---- the environment, in a process of its own each
 
 
-def in_environment(code, **variables):
+def in_environment(code, *arguments, **variables):
     environment = {name: value for name, value in os.environ.items()
                    if not name.startswith(("UMBP_", "MORI_", "LOCAL_RANK"))}
     environment.update(variables)
-    done = subprocess.run([sys.executable, "-c", "import mori.umbp\n" + code], env=environment,
-                          capture_output=True, text=True, timeout=60)
+    done = subprocess.run([sys.executable, "-c", "import mori.umbp\n" + code, *arguments],
+                          env=environment, capture_output=True, text=True, timeout=60)
     assert done.returncode == 0, done.stderr
     return done
 
@@ -319,17 +319,19 @@ def test_good_values_are_taken_without_a_word(name, text, path, shown):
 ])
 def test_a_bad_value_is_the_default_and_exactly_one_warning(name, text, path, shown):
     code = """
+import sys
 for _ in range(3):
     c = mori.umbp.UMBPConfig.from_environment()
 print(repr(c.%s), end='')
-c = mori.umbp.UMBPConfig.from_environment()
-c.dram.capacity_bytes, c.ssd.enabled = 8 << 20, False
-mori.umbp.UMBPClient(c).close()
+if sys.argv[1:] == ["client"]:
+    c.dram.capacity_bytes, c.ssd.enabled = 8 << 20, False
+    mori.umbp.UMBPClient(c).close()
 """ % path
-    done = in_environment(code, **{name: text})
-    assert done.stdout == shown
-    assert len([line for line in done.stderr.splitlines() if name in line]) == 1, done.stderr
-    assert len(done.stderr.splitlines()) == 1, done.stderr
+    for arguments in ([], ["client"]):
+        done = in_environment(code, *arguments, **{name: text})
+        assert done.stdout == shown
+        assert len([line for line in done.stderr.splitlines() if name in line]) == 1, done.stderr
+        assert len(done.stderr.splitlines()) == 1, done.stderr
 
 
 @pytest.mark.parametrize("name,path", [

@@ -123,13 +123,15 @@ def test_what_another_model_rank_or_layout_wrote_is_not_found(store_of, tmp_path
     assert second.batch_get_v1(keys_of(0), other.indices([0])) == [False]
 
 
-def test_split_heads_are_shared_between_tensor_parallelisms(store_of):
+def test_split_heads_are_values_of_their_own_at_the_depth_of_their_page(store_of):
+    from sglang.srt.mem_cache.hicache_storage import HiCacheStorageExtraInfo
+
     pool = sglang_support.host_pool(layout="page_head", heads=4)
-    half = sglang_support.host_pool(layout="page_head", heads=2, row_bytes=32)
     split = {"tp_lcm_size": 4, "should_split_heads": True}
     two = store_of(pool, tp_size=2, **split)
-    assert roundtrip(two, pool, pages=(0, 1))
-    assert two._client.stats()["keys"] == 4
+    info = HiCacheStorageExtraInfo(prefix_keys=keys_of(7, 8, 9))
+    assert roundtrip(two, pool, pages=(0, 1), extra_info=info)
+    assert sorted(entry.depth for entry in two._client.list()) == [3, 3, 4, 4]
     assert two.batch_exists(keys_of(0, 1, 2)) == 2
 
 
