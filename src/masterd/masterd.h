@@ -67,7 +67,8 @@ MUST_USE enum umbp_status masterd_options_parse(struct masterd_options *options,
                                                 const char *(*get)(const char *name));
 /* The value of the program's own row of that name. */
 const char *masterd_option(const struct masterd_options *options, const char *name);
-void masterd_options_help(const struct masterd_options *options);
+/* `program` is what the user called it by. */
+void masterd_options_help(const struct masterd_options *options, const char *program);
 /* Two lines: the times and the routing in force, and what was not left at its default, with where
  * it came from. */
 void masterd_options_log(const struct masterd_options *options);

@@ -474,12 +474,14 @@ enum umbp_status masterd_options_parse(struct masterd_options *options, int coun
     return status;
 }
 
-void masterd_options_help(const struct masterd_options *options)
+void masterd_options_help(const struct masterd_options *options, const char *program)
 {
-    printf("usage: umbp_master [LISTEN [METRICS_PORT]] [--flag value ...]\n\n"
+    const char *slash = strrchr(program, '/');
+    printf("usage: %s [LISTEN [METRICS_PORT]] [--flag value ...]\n\n"
            "The master of a pool: tells who has what and where there is room. It advises;\n"
            "nodes own their pages. Each flag is an environment variable too, and a line\n"
-           "\"name = value\" of the file that --config names.\n\nFlags:\n");
+           "\"name = value\" of the file that --config names.\n\nFlags:\n",
+           slash != NULL ? slash + 1 : program);
     for (size_t i = 0; i < options->row_count; i++) {
         const struct masterd_row *row = &options->rows[i];
         int column = printf("  --%s", row->name);

@@ -264,7 +264,7 @@ int main(int count, char **arguments)
         fprintf(stderr, "umbp_master: %s\n", program->options.error);
         code = 2;
     } else if (program->options.asks_for_help) {
-        masterd_options_help(&program->options);
+        masterd_options_help(&program->options, count > 0 ? arguments[0] : "umbp_master");
     } else if (program->options.asks_for_version) {
         printf("umbp_master %s\n", UMBP_BUILD_VERSION);
     } else {

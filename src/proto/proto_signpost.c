@@ -128,8 +128,8 @@ static bool take_text(const uint8_t *at, size_t bytes, char *text)
             return false;
         }
     }
+    memset(text, 0, PROTO_SIGNPOST_TEXT_MAX + 1); /* the last of several counts */
     memcpy(text, at, bytes);
-    text[bytes] = '\0';
     return true;
 }
 

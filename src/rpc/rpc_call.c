@@ -53,6 +53,9 @@ static size_t character_bytes(const uint8_t *at, size_t left)
 
 bool rpc_is_utf8(const void *text, size_t bytes)
 {
+    if (bytes == 0) {
+        return true; /* `text` may be NULL */
+    }
     const uint8_t *at = text;
     const uint8_t *end = at + bytes;
     for (;;) {

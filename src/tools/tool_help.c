@@ -33,6 +33,10 @@ static enum tool_exit run(const struct tool_args *args)
         return tool_fail(args->tool, TOOL_USAGE, "there is no command \"%s\"; umbp help lists them",
                          args->operands[0]);
     }
+    if (tool->run_raw != NULL) {
+        char *help[] = {(char *)"--help"};
+        return tool->run_raw(1, help);
+    }
     tool_print_help(tool);
     return TOOL_OK;
 }

@@ -5,8 +5,8 @@
 #include <signal.h>
 
 const struct tool *const tool_list[] = {
-    &tool_put,    &tool_get,   &tool_exists,  &tool_rm,   &tool_ls,      &tool_stat, &tool_fsck,
-    &tool_replay, &tool_bench, &tool_options, &tool_help, &tool_version, NULL,
+    &tool_put,    &tool_get,   &tool_exists, &tool_rm,      &tool_ls,   &tool_stat,    &tool_fsck,
+    &tool_replay, &tool_bench, &tool_master, &tool_options, &tool_help, &tool_version, NULL,
 };
 
 const struct tool *tool_find(const char *name)
@@ -53,6 +53,9 @@ enum tool_exit tool_main(int argument_count, char **arguments)
         return fail_unknown(name);
     }
     int skip = argument_count > 0 ? 1 : 0;
+    if (tool->run_raw != NULL) {
+        return tool->run_raw(argument_count - skip, arguments + skip);
+    }
     enum tool_exit code = tool_args_parse(tool, argument_count - skip, arguments + skip, &args);
     if (code == TOOL_OK) {
         if (args.asks_for_help) {

@@ -66,6 +66,8 @@ struct tool {
     size_t operands_min;
     size_t operands_max;
     enum tool_exit (*run)(const struct tool_args *args);
+    /* Instead of `run`: everything behind the name, as it was given. Nothing is parsed. */
+    enum tool_exit (*run_raw)(int argument_count, char **arguments);
 };
 
 #define TOOL_FLAGS_MAX 24u
