@@ -15,6 +15,8 @@
 #include "fabric/fabric_sim_priv.h"
 
 #define SIM_CLOSE_NOTICE_NS (20 * NS_PER_MS) /* until a death is noticed, at most */
+#define SIM_HEAL_NS (300 * NS_PER_MS)        /* until a connection goes on after a cut */
+#define SIM_WAKE_NS NS_PER_MS                /* until a process has looked at all its sockets */
 
 struct sim_connect {
     struct list_node node;
@@ -143,13 +145,24 @@ void sim_event_cross(struct fabric_sim *sim, struct sim_event *event, struct sim
     sim_event_push(sim, event, at_ns - sim->now_ns);
 }
 
-/* Put what was held back into the queue, in its order, as due now. */
-static void release(struct fabric_sim *sim, struct sim_queue *held)
+/*
+ * Put what was held back into the queue: each connection's in its order, but the connections as
+ * chance has it, up to `spread_ns` apart. (TCP sends again when its own timers say so; a process
+ * that goes on looks at its sockets in any order.)
+ */
+static void release(struct fabric_sim *sim, struct sim_queue *held, uint64_t spread_ns)
 {
     struct sim_queue queue = *held;
+    uint64_t salt = rng_next(&sim->rng);
     *held = (struct sim_queue){0};
     for (size_t i = 0; i < queue.count; i++) {
-        sim_event_push(sim, queue.items[i], 0);
+        struct sim_side *to = queue.items[i]->to;
+        uint64_t delay_ns =
+            to ? hash_bytes(&to->peer, sizeof(to->peer), salt) % (spread_ns + 1) : 0;
+        if (to) {
+            to->last_ns = u64_max(to->last_ns, sim->now_ns + delay_ns);
+        }
+        sim_event_push(sim, queue.items[i], delay_ns);
     }
     mem_free(queue.items);
 }
@@ -290,7 +303,7 @@ void fabric_sim_cut(struct fabric_sim *sim, uint32_t host_a, uint32_t host_b)
 void fabric_sim_heal(struct fabric_sim *sim)
 {
     memset(sim->cut, 0, sizeof(sim->cut));
-    release(sim, &sim->held);
+    release(sim, &sim->held, SIM_HEAL_NS);
 }
 
 /* -------------------------------------------------------------------------- processes ---- */
@@ -301,7 +314,7 @@ void fabric_sim_continue(struct fabric *fabric)
 {
     struct sim_endpoint *endpoint = sim_endpoint_of(fabric);
     endpoint->is_stopped = false;
-    release(endpoint->sim, &endpoint->held);
+    release(endpoint->sim, &endpoint->held, SIM_WAKE_NS);
 }
 
 bool fabric_sim_is_killed(const struct fabric *fabric)

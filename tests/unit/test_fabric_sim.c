@@ -421,7 +421,7 @@ static void what_a_cut_holds_back_comes_after_healing(void **state)
     advance(&world, 1000);
     assert_int_equal(outcome.count, 0);
     fabric_sim_heal(world.sim);
-    advance(&world, 10);
+    advance(&world, 900);
     assert_ok(outcome.status);
     assert_int_equal(outcome.count, 1);
     fabric_sim_cut(world.sim, 0, 1);
