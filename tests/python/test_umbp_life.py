@@ -201,53 +201,9 @@ class Threads(Case):
 
 
 class Signals(Case):
-    def run_interrupted(self, code, **options):
-        return self.run_well("""
+    # That a call was left, and did not just end before the exception: its threads are still there.
+    COMMON = """
             import os, signal, sys, threading, time
-            import umbp
-
-            def interrupt_soon():
-                threading.Timer(0.2, os.kill, (os.getpid(), signal.SIGINT)).start()
-            """ + code, **options)
-
-    def test_making_a_large_host_buffer_can_be_interrupted(self):
-        self.run_interrupted("""
-            import ctypes
-            interrupted = 0
-            began = time.monotonic()
-            interrupt_soon()
-            try:
-                while time.monotonic() - began < 60:
-                    umbp.HostBuffer(256 << 20).close()
-            except KeyboardInterrupt:
-                interrupted = 1
-            assert interrupted
-            """)
-
-    def test_flush_and_close_can_be_interrupted(self):
-        with ssd_folder() as folder:
-            self.run_interrupted(f"""
-            client = umbp.Client({{"dram.bytes": "64MiB", "ssd.dir": {folder!r},
-                                   "ssd.bytes": "256MiB", "dram.prefault": False}})
-            began = time.monotonic()
-            interrupt_soon()
-            interrupted = 0
-            try:
-                i = 0
-                while time.monotonic() - began < 60:
-                    client.put(f"k{{i}}", bytes(1 << 20))
-                    client.flush()
-                    i += 1
-            except KeyboardInterrupt:
-                interrupted = 1
-            assert interrupted
-            client.close()
-            """)
-
-    def test_a_handler_that_raises_in_close_leaves_it_to_be_closed_again(self):
-        with ssd_folder() as folder:
-            self.run_well(f"""
-            import os, signal, threading
             import umbp
 
             class Stop(Exception):
@@ -256,20 +212,82 @@ class Signals(Case):
             def handler(*unused):
                 raise Stop
 
+            def threads():
+                return len(os.listdir("/proc/self/task"))
+
+            def wait_until(what):
+                end = time.monotonic() + 60
+                while not what():
+                    assert time.monotonic() < end
+                    time.sleep(0.01)
+
             signal.signal(signal.SIGALRM, handler)
-            rounds = stopped = 0
-            while rounds < 30 and stopped < 2:
-                rounds += 1
-                client = umbp.Client({{"dram.bytes": "128MiB", "ssd.dir": {folder!r} + str(rounds),
-                                       "ssd.bytes": "256MiB", "dram.prefault": False}})
-                client.batch_put([str(i) for i in range(60)], [bytes([i]) * (1 << 20)
-                                                               for i in range(60)])
+            """
+
+    def test_ctrl_c_leaves_the_making_of_a_large_host_buffer(self):
+        self.run_well(self.COMMON + """
+            def mapped():
+                with open("/proc/self/statm") as file:
+                    return int(file.read().split()[0]) * os.sysconf("SC_PAGE_SIZE")
+
+            before = mapped()
+            left = 0
+            for attempt in range(20):
+                interrupter = threading.Timer(0.03, os.kill, (os.getpid(), signal.SIGINT))
+                interrupter.start()
                 try:
-                    signal.setitimer(signal.ITIMER_REAL, 0.01)
-                    client.close()
-                    signal.setitimer(signal.ITIMER_REAL, 0)
+                    umbp.HostBuffer(2 << 30, prefault_threads=1).close()
+                    interrupter.join()
+                    time.sleep(1)
+                except KeyboardInterrupt:
+                    interrupter.join()
+                    left += threads() > 1
+                wait_until(lambda: threads() == 1)
+                if left:
+                    break
+            assert left
+            wait_until(lambda: mapped() < before + (1 << 30))  # nobody's memory is given back
+            """)
+
+    def test_a_handler_that_raises_leaves_a_flush(self):
+        with ssd_folder() as folder:
+            self.run_well(self.COMMON + f"""
+            client = umbp.Client({{"dram.bytes": "128MiB", "ssd.dir": {folder!r},
+                                   "ssd.bytes": "1GiB", "dram.prefault": False}})
+            usual = threads()
+            left = 0
+            for attempt in range(20):
+                client.batch_put([f"{{attempt}}-{{i}}" for i in range(32)],
+                                 [bytes([i]) * (1 << 20) for i in range(32)])
+                try:
+                    signal.setitimer(signal.ITIMER_REAL, 0.005)
+                    client.flush()
+                    time.sleep(1)
                 except Stop:
-                    stopped += 1
+                    left += threads() > usual
+                if left:
+                    break
+            assert left
+            client.flush()
+            assert client.get("0-5") == bytes([5]) * (1 << 20)
+            client.close()
+            """)
+
+    def test_a_handler_that_raises_in_close_leaves_it_to_be_closed_again(self):
+        with ssd_folder() as folder:
+            self.run_well(self.COMMON + f"""
+            left = 0
+            for attempt in range(20):
+                client = umbp.Client({{"dram.bytes": "128MiB", "ssd.dir": {folder!r} + str(attempt),
+                                       "ssd.bytes": "256MiB", "dram.prefault": False}})
+                client.batch_put([str(i) for i in range(60)],
+                                 [bytes([i]) * (1 << 20) for i in range(60)])
+                try:
+                    signal.setitimer(signal.ITIMER_REAL, 0.005)
+                    client.close()
+                    time.sleep(1)
+                except Stop:
+                    left += threads() > 1
                     try:
                         client.get("1")
                         raise SystemExit("a call on a client that is closing")
@@ -277,7 +295,10 @@ class Signals(Case):
                         pass
                     client.close()
                 assert client.closed
-            print(rounds, stopped)
+                wait_until(lambda: threads() == 1)
+                if left:
+                    break
+            assert left
             """)
 
 
