@@ -51,6 +51,7 @@ static void job_free(struct native_job *job)
 static void *job_thread(void *argument)
 {
     struct native_job *job = argument;
+    (void)pthread_setname_np(pthread_self(), "umbp-job");
     job->ops->run(job->context);
     (void)pthread_mutex_lock(&job->lock);
     job->done = true;

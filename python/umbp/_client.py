@@ -58,7 +58,7 @@ class Client(_umbp.Client):
         what was stored is flushed; within `timeout` seconds (close_timeout_ms by default), else
         TimeoutError. Idempotent. Nothing in a forked child."""
         super().close(timeout)
-        self._registered.clear()
+        getattr(self, "_registered", {}).clear()
 
     def stat(self, key, /):
         """What is known of one key, as an Entry. NotFoundError."""

@@ -201,7 +201,7 @@ class Threads(Case):
 
 
 class Signals(Case):
-    # That a call was left, and did not just end before the exception: its threads are still there.
+    # A call was left, and did not just end before the exception, when its job is still there.
     COMMON = """
             import os, signal, sys, threading, time
             import umbp
@@ -212,8 +212,15 @@ class Signals(Case):
             def handler(*unused):
                 raise Stop
 
-            def threads():
-                return len(os.listdir("/proc/self/task"))
+            def jobs():
+                found = 0
+                for task in os.listdir("/proc/self/task"):
+                    try:
+                        with open(f"/proc/self/task/{task}/comm") as file:
+                            found += file.read() == "umbp-job\\n"
+                    except OSError:
+                        pass
+                return found
 
             def wait_until(what):
                 end = time.monotonic() + 60
@@ -241,8 +248,8 @@ class Signals(Case):
                     time.sleep(1)
                 except KeyboardInterrupt:
                     interrupter.join()
-                    left += threads() > 1
-                wait_until(lambda: threads() == 1)
+                    left += jobs() > 0
+                wait_until(lambda: jobs() == 0)
                 if left:
                     break
             assert left
@@ -254,7 +261,6 @@ class Signals(Case):
             self.run_well(self.COMMON + f"""
             client = umbp.Client({{"dram.bytes": "128MiB", "ssd.dir": {folder!r},
                                    "ssd.bytes": "1GiB", "dram.prefault": False}})
-            usual = threads()
             left = 0
             for attempt in range(20):
                 client.batch_put([f"{{attempt}}-{{i}}" for i in range(32)],
@@ -264,7 +270,7 @@ class Signals(Case):
                     client.flush()
                     time.sleep(1)
                 except Stop:
-                    left += threads() > usual
+                    left += jobs() > 0
                 if left:
                     break
             assert left
@@ -287,15 +293,17 @@ class Signals(Case):
                     client.close()
                     time.sleep(1)
                 except Stop:
-                    left += threads() > 1
+                    left += jobs() > 0
                     try:
                         client.get("1")
                         raise SystemExit("a call on a client that is closing")
                     except umbp.ClosedError:
                         pass
                     client.close()
+                    # The second waited for the first: nobody has the directory.
+                    with umbp.Client(client.config) as again:
+                        assert again.batch_exists_consecutive([str(i) for i in range(60)]) == 60
                 assert client.closed
-                wait_until(lambda: threads() == 1)
                 if left:
                     break
             assert left
