@@ -188,10 +188,10 @@ class UmbpStorage(HiCacheStorage):
         if extra.get("umbp_config"):
             config.load_file(extra["umbp_config"])
         config.load_env()
-        options = umbp.Config(extra.get("umbp") or {}).changed()
+        options = extra.get("umbp") or {}
         if "role" in options:
             raise ValueError("umbp.sglang chooses the role itself, by SGLang's ranks")
-        config.update(options)
+        config.update(options)  # all of them: one may say the default against the environment
         config.set("role", "standalone")
         if config.get("scheme") != "local":
             return config

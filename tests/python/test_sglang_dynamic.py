@@ -294,8 +294,11 @@ def test_options_come_from_a_file_the_environment_and_the_dictionary(
     file.write_text("[dram]\nbytes = 8MiB\n[eviction]\npolicy = s3fifo\n[copy]\nworkers = 3\n")
     monkeypatch.setenv("UMBP_EVICTION_POLICY", "prefix_aware_lru")
     monkeypatch.setenv("UMBP_COPY_WORKERS", "4")
-    store = store_of(options={"copy.workers": 5}, more={"umbp_config": str(file)})
+    monkeypatch.setenv("UMBP_PROMOTE_ON_READ", "no")
+    store = store_of(options={"copy": {"workers": 5}, "promote.on_read": True},
+                     more={"umbp_config": str(file)})
     config = store._config
+    assert config["promote.on_read"] is True  # the default, said against the environment
     assert (config["eviction.policy"], config["copy.workers"]) == ("prefix_aware_lru", 5)
     assert config["dram.bytes"] == 64 << 20  # the dictionary's
 
