@@ -111,6 +111,7 @@ struct master_options {
     uint64_t put_algorithm;               /* UMBP_ROUTE_PUT_SELECT_ALGO=most_available */
     uint64_t put_affinity;                /* UMBP_ROUTE_PUT_NODE_AFFINITY=none */
     /* For the doors; the core only reads them from the environment and lists them. */
+    uint64_t metadata_backend;           /* UMBP_METADATA_BACKEND=inmemory; there is no other */
     uint64_t evictkey_deadline_ms;       /* UMBP_EVICTKEY_DEADLINE_MS=1000 */
     uint64_t grpc_shutdown_deadline_sec; /* UMBP_GRPC_SHUTDOWN_DEADLINE_SEC=3 */
     uint64_t min_pollers;                /* UMBP_MASTER_MIN_POLLERS=8 */
@@ -286,12 +287,13 @@ struct master_bundle {
  * skipped; the next is applied; one further on is a gap: it and the rest are not applied, and the
  * answer wants a full sync.
  *
- * Full sync: the node lists all that it holds, in chunks of one sync_id, numbered from 0;
- * `baseline` is the sequence that the listing is of. What was known before stays in view until the
- * chunk with `is_last` is applied: in that moment everything that this listing did not name is
- * gone, and the acknowledged sequence is the baseline. A chunk that was seen is skipped, one out of
- * order is not applied and the answer says which is expected; chunk 0 of another sync_id starts
- * over. Of a node with an incarnation, a listing older than what is acknowledged is refused
+ * Full sync: the node lists all that it holds, in chunks of one sync_id (not 0, another one for
+ * each sync), numbered from 0; `baseline` is the sequence that the listing is of. What was known
+ * before stays in view until the chunk with `is_last` is applied: in that moment everything that
+ * this listing did not name is gone, and the acknowledged sequence is the baseline. A chunk that
+ * was seen is skipped, one out of order is not applied and the answer says which is expected; chunk
+ * 0 of another sync_id starts over. Of a node with an incarnation, a listing older than what is
+ * acknowledged is refused
  * (`wants_full_sync`). The public proto's one-message full sync is sync_id 0, chunk 0, is_last.
  * Bundles' own sequences do not count in a full sync, and removes in it are skipped. Deltas that
  * come while a sync is under way are not applied nor acknowledged: the node sends them again.
@@ -480,7 +482,8 @@ master_metrics(struct master *master,
 
 /* ------------------------------------------------------------------------------ bench ----- */
 
-/* What this machine does, in process, on one thread. For `umbp bench`. */
+/* What this machine does, in process, on one thread, by that thread's CPU time (the system's share
+ * included). For `umbp bench`. */
 struct master_bench_figures {
     uint64_t keys;
     uint64_t nodes;

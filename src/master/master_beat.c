@@ -30,6 +30,11 @@ struct applying {
 
 /* ------------------------------------------------------------------------------ events --- */
 
+static uint64_t sum_of(const uint64_t *counts)
+{
+    return counts[MASTER_TIER_HBM] + counts[MASTER_TIER_DRAM] + counts[MASTER_TIER_SSD];
+}
+
 /* What has come into view: during a full sync, into the new epoch. */
 static void count_added(struct applying *applying, uint8_t tiers)
 {
@@ -289,7 +294,9 @@ static void sync_end(struct applying *applying, const struct master_beat *beat)
     mutex_lock(&master->members_lock);
     node_publish_view(master, node, true);
     mutex_unlock(&master->members_lock);
-    atomic_store_explicit(&master->sweep_wanted, true, memory_order_release);
+    if (sum_of(node->keys) != sum_of(node->sync_keys)) { /* something is left behind */
+        atomic_store_explicit(&master->sweep_wanted, true, memory_order_release);
+    }
     memcpy(node->keys, node->sync_keys, sizeof(node->keys));
     node->acked_sequence = beat->baseline;
     node->done_sync_id = beat->sync_id;
@@ -400,11 +407,6 @@ static enum umbp_status beat_members(struct master *master, struct node *node,
     take_capacities(master, node, beat, news);
     put_node_here(master, node);
     return UMBP_OK;
-}
-
-static uint64_t sum_of(const uint64_t *counts)
-{
-    return counts[MASTER_TIER_HBM] + counts[MASTER_TIER_DRAM] + counts[MASTER_TIER_SSD];
 }
 
 /* Reasons to ask for a listing besides a gap. */

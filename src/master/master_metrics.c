@@ -31,6 +31,25 @@ static const char *const tier_labels[] = {"UNKNOWN", "HBM", "DRAM", "SSD"};
 
 /* ----------------------------------------------------------------------------- samples --- */
 
+/* A label of Prometheus's, and none that the metric has already. */
+static bool is_label(const struct sample *sample, const char *name)
+{
+    for (size_t i = 0; name[i]; i++) {
+        bool is_letter = (name[i] >= 'a' && name[i] <= 'z') || (name[i] >= 'A' && name[i] <= 'Z') ||
+                         name[i] == '_';
+        if (!is_letter && (i == 0 || name[i] < '0' || name[i] > '9')) {
+            return false;
+        }
+    }
+    for (uint32_t i = 0; i < sample->tag_count; i++) {
+        if (strcmp(sample->tags[i], name) == 0) {
+            return false;
+        }
+    }
+    return *name && strcmp(name, "node") != 0 && strcmp(name, "tier") != 0;
+}
+
+/* The tags of the form name=value that make labels. */
 static bool sample_tags(struct sample *sample, const struct node_text *text)
 {
     sample->tags = mem_calloc(text->tag_count + 1, TEXT_BYTES);
@@ -39,11 +58,12 @@ static bool sample_tags(struct sample *sample, const struct node_text *text)
     }
     for (size_t i = 0; i < text->tag_count; i++) {
         char *copy = sample->tags[sample->tag_count];
+        memset(copy, 0, TEXT_BYTES);
         memcpy(copy, text->tags[i].data, text->tags[i].bytes);
         char *equals = memchr(copy, '=', text->tags[i].bytes);
-        if (equals && equals != copy) {
+        if (equals) {
             *equals = '\0';
-            sample->tag_count++;
+            sample->tag_count += is_label(sample, copy);
         }
     }
     return true;

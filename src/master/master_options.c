@@ -15,6 +15,7 @@ enum row_kind {
     ROW_NUMBER,
     ROW_ALGORITHM,
     ROW_AFFINITY,
+    ROW_BACKEND,
 };
 
 struct row {
@@ -62,6 +63,9 @@ static const struct row rows[] = {
     {"UMBP_ROUTE_PUT_NODE_AFFINITY", "",
      "none, same (a batch together) or local (the writer's node)", FIELD(put_affinity),
      MASTER_AFFINITY_NONE, 0, 0, 0, ROW_AFFINITY},
+    {"UMBP_METADATA_BACKEND", "",
+     "where the index is kept: inmemory; nodes list anew after a restart", FIELD(metadata_backend),
+     0, 0, 0, 0, ROW_BACKEND},
     {"UMBP_EVICTKEY_DEADLINE_MS", "ms", "deadline of a call to a peer to evict keys",
      FIELD(evictkey_deadline_ms), 1000, 1, MS_MAX, 0, ROW_NUMBER},
     {"UMBP_GRPC_SHUTDOWN_DEADLINE_SEC", "s", "calls under way at a shutdown get this long",
@@ -73,6 +77,7 @@ static const struct row rows[] = {
 };
 
 static const char *const algorithm_names[] = {"most_available", "random"};
+static const char *const backend_names[] = {"inmemory"};
 static const char *const affinity_names[] = {"none", "same", "local"};
 
 static uint64_t *field_of(struct master_options *options, const struct row *row)
@@ -147,6 +152,8 @@ static bool parse_row(const struct row *row, const char *text, uint64_t *value_o
         return parse_name(text, algorithm_names, ARRAY_COUNT(algorithm_names), value_out);
     case ROW_AFFINITY:
         return parse_name(text, affinity_names, ARRAY_COUNT(affinity_names), value_out);
+    case ROW_BACKEND:
+        return parse_name(text, backend_names, ARRAY_COUNT(backend_names), value_out);
     case ROW_NUMBER:
         break;
     }
@@ -194,6 +201,8 @@ static void show(const struct row *row, uint64_t value, char *text_out, size_t b
         snprintf(text_out, bytes, "%s", algorithm_names[value]);
     } else if (row->kind == ROW_AFFINITY) {
         snprintf(text_out, bytes, "%s", affinity_names[value]);
+    } else if (row->kind == ROW_BACKEND) {
+        snprintf(text_out, bytes, "%s", backend_names[value]);
     } else {
         snprintf(text_out, bytes, "%llu", (unsigned long long)value);
     }

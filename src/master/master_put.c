@@ -14,12 +14,15 @@
  * - A full cache is the usual state of a cache. When no node has free room, those whose evictor can
  *   make some (evictable_bytes) are asked, before the answer is that there is none.
  *
- * All under one lock, for a batch at a time: some 10 ns for a key and node.
+ * All under one lock, for a batch at a time. With more than POOL_MAX targets a batch chooses among
+ * a pool of that many: those with the most room, or a sample by weight. So a key costs the same in
+ * a large cluster; the pool is made once a batch, and again when it is used up.
  */
 #include "master/master_route_priv.h"
 
 #define FAIR_BYTES (32 * MIB)
 #define FAIR_VALUES 8u
+#define POOL_MAX 32u
 
 static const uint8_t put_tiers[TIER_SLOTS] = {MASTER_TIER_HBM, MASTER_TIER_DRAM};
 
@@ -134,15 +137,102 @@ static bool is_candidate(const struct target *target, const struct choice *choic
     return *room_out > 0 && !route_is_excluded(choice->excludes, target->node);
 }
 
+/* The targets among which a batch chooses. */
+struct pool {
+    bool is_made;
+    bool is_all;     /* every target: `targets` does not count */
+    bool is_sampled; /* drawn by weight: all the same weight now, large ones several times */
+    uint32_t count;
+    uint64_t bytes; /* the value that it was made for */
+    uint32_t targets[POOL_MAX];
+};
+
+static uint64_t weight_of(uint64_t room) { return (room >> 12) + 1; /* sums can't overflow */ }
+
+/* POOL_MAX evenly spaced draws from the weights laid end to end. */
+static void pool_sample(struct master *master, const struct choice *choice, struct pool *pool)
+{
+    uint64_t sum = 0;
+    uint64_t room;
+    for (uint32_t i = 0; i < master->target_count; i++) {
+        sum += is_candidate(&master->targets[i], choice, &room) ? weight_of(room) : 0;
+    }
+    uint64_t step = sum / POOL_MAX + 1;
+    uint64_t next = sum ? rng_below(&master->rng, step) : 0;
+    uint64_t passed = 0;
+    for (uint32_t i = 0; i < master->target_count && pool->count < POOL_MAX; i++) {
+        passed += is_candidate(&master->targets[i], choice, &room) ? weight_of(room) : 0;
+        while (next < passed && pool->count < POOL_MAX) {
+            pool->targets[pool->count++] = i;
+            next += step;
+        }
+    }
+}
+
+static void pool_most(const struct master *master, const struct choice *choice, struct pool *pool)
+{
+    uint64_t rooms[POOL_MAX];
+    uint32_t least = 0; /* index of the smallest, once the pool is full */
+    uint64_t room;
+    for (uint32_t i = 0; i < master->target_count; i++) {
+        if (!is_candidate(&master->targets[i], choice, &room)) {
+            continue;
+        }
+        if (pool->count < POOL_MAX) {
+            rooms[pool->count] = room;
+            pool->targets[pool->count++] = i;
+        } else if (room > rooms[least]) {
+            rooms[least] = room;
+            pool->targets[least] = i;
+        } else {
+            continue;
+        }
+        for (uint32_t j = 0; pool->count == POOL_MAX && j < POOL_MAX; j++) {
+            least = rooms[j] < rooms[least] ? j : least;
+        }
+    }
+}
+
+static void pool_make(struct master *master, const struct choice *choice, struct pool *pool)
+{
+    *pool = (struct pool){
+        .is_made = true,
+        .is_all = master->target_count <= POOL_MAX,
+        .bytes = choice->bytes,
+    };
+    if (pool->is_all) {
+        return;
+    }
+    if (master->options.put_algorithm == MASTER_PUT_MOST_AVAILABLE) {
+        pool_most(master, choice, pool);
+    } else {
+        pool->is_sampled = true;
+        pool_sample(master, choice, pool);
+    }
+}
+
+static uint32_t pool_count(const struct master *master, const struct pool *pool)
+{
+    return pool->is_all ? master->target_count : pool->count;
+}
+
+static struct target *pool_at(struct master *master, const struct pool *pool, uint32_t at)
+{
+    return &master->targets[pool->is_all ? at : pool->targets[at]];
+}
+
 /* How much a candidate may have got in the last windows, this value included. */
-static uint64_t fair_share(const struct master *master, const struct choice *choice)
+static uint64_t fair_share(struct master *master, const struct choice *choice,
+                           const struct pool *pool)
 {
     uint64_t sum = choice->bytes;
     uint64_t candidates = 0;
     uint64_t room;
-    for (uint32_t i = 0; i < master->target_count; i++) {
-        if (is_candidate(&master->targets[i], choice, &room)) {
-            sum += recently(&master->targets[i]);
+    uint32_t targets = pool_count(master, pool);
+    for (uint32_t i = 0; i < targets; i++) {
+        const struct target *target = pool_at(master, pool, i);
+        if (is_candidate(target, choice, &room)) {
+            sum += recently(target);
             candidates++;
         }
     }
@@ -150,34 +240,53 @@ static uint64_t fair_share(const struct master *master, const struct choice *cho
     return u64_max(share, u64_max(FAIR_BYTES, FAIR_VALUES * choice->bytes));
 }
 
-static struct target *choose(struct master *master, const struct choice *choice)
+static struct target *choose_from(struct master *master, const struct choice *choice,
+                                  const struct pool *pool)
 {
-    uint64_t share = fair_share(master, choice);
+    uint64_t share = fair_share(master, choice, pool);
     struct target *best = NULL;
     uint64_t best_room = 0;
     uint64_t sum = 0;
-    for (uint32_t i = 0; i < master->target_count; i++) {
-        struct target *target = &master->targets[i];
+    uint32_t targets = pool_count(master, pool);
+    for (uint32_t i = 0; i < targets; i++) {
+        struct target *target = pool_at(master, pool, i);
         uint64_t room;
         if (!is_candidate(target, choice, &room) || recently(target) + choice->bytes > share) {
             continue;
         }
         if (master->options.put_algorithm == MASTER_PUT_MOST_AVAILABLE) {
-            if (room > best_room) {
-                best = target;
-                best_room = room;
-            }
+            best = room > best_room ? target : best;
+            best_room = u64_max(room, best_room);
             continue;
         }
         /* Weighted, in one pass: each takes the place of the one before it with the chance of its
-         * weight in the sum so far. Weights in units that can't overflow. */
-        uint64_t weight = (room >> 12) + 1;
+         * weight in the sum so far. */
+        uint64_t weight = pool->is_sampled ? 1 : weight_of(room);
         sum += weight;
         if (rng_below(&master->rng, sum) < weight) {
             best = target;
         }
     }
     return best;
+}
+
+/* A pool that has nothing for it is made anew; then all are looked at. */
+static struct target *choose(struct master *master, const struct choice *choice, struct pool *pool)
+{
+    const struct pool everybody = {.is_made = true, .is_all = true};
+    if (!pool->is_made) {
+        pool_make(master, choice, pool);
+    }
+    if (!pool->is_all && !pool->count && pool->bytes <= choice->bytes) {
+        return NULL; /* nobody had room for less, and within a batch room only shrinks */
+    }
+    struct target *target = choose_from(master, choice, pool);
+    if (!target && !pool->is_all) {
+        pool_make(master, choice, pool);
+        target = choose_from(master, choice, pool);
+        target = target || !pool->count ? target : choose_from(master, choice, &everybody);
+    }
+    return target;
 }
 
 /* On this node alone, HBM before DRAM. */
@@ -197,19 +306,26 @@ static bool pick_on(struct master *master, uint32_t node, const struct route_exc
     return false;
 }
 
+struct put_batch {
+    const struct route_excludes *excludes;
+    uint32_t anchor;                  /* a node, or UINT32_MAX */
+    uint32_t anchor_tier;             /* TIER_SLOTS: any */
+    struct pool pools[2][TIER_SLOTS]; /* with free room; with room after evicting */
+};
+
 /* Among all, tier by tier; `sticky` (a node, or UINT32_MAX) first within each. */
-static bool pick_any(struct master *master, const struct route_excludes *excludes, uint64_t bytes,
-                     bool evicting, uint32_t sticky, struct pick *pick_out)
+static bool pick_any(struct master *master, struct put_batch *batch, uint64_t bytes, bool evicting,
+                     uint32_t sticky, struct pick *pick_out)
 {
     for (uint32_t tier = 0; tier < TIER_SLOTS; tier++) {
-        const struct choice choice = {excludes, bytes, tier, evicting};
+        const struct choice choice = {batch->excludes, bytes, tier, evicting};
         struct target *target = NULL;
         uint32_t at = sticky != UINT32_MAX ? master->target_of[sticky] : 0;
         uint64_t room;
         if (at && is_candidate(&master->targets[at - 1], &choice, &room)) {
             target = &master->targets[at - 1];
         } else {
-            target = choose(master, &choice);
+            target = choose(master, &choice, &batch->pools[evicting][tier]);
         }
         if (target) {
             *pick_out = (struct pick){target, tier};
@@ -220,12 +336,6 @@ static bool pick_any(struct master *master, const struct route_excludes *exclude
 }
 
 /* --------------------------------------------------------------------------- the batch --- */
-
-struct put_batch {
-    const struct route_excludes *excludes;
-    uint32_t anchor;      /* a node, or UINT32_MAX */
-    uint32_t anchor_tier; /* TIER_SLOTS: any */
-};
 
 static bool pick_one(struct master *master, struct put_batch *batch, uint64_t bytes,
                      struct pick *pick_out)
@@ -240,8 +350,8 @@ static bool pick_one(struct master *master, struct put_batch *batch, uint64_t by
         } else if (batch->anchor != UINT32_MAX && !is_same) {
             has = pick_on(master, batch->anchor, batch->excludes, bytes, evicting, pick_out);
         }
-        if (!has && pick_any(master, batch->excludes, bytes, evicting,
-                             is_same ? batch->anchor : UINT32_MAX, pick_out)) {
+        if (!has && pick_any(master, batch, bytes, evicting, is_same ? batch->anchor : UINT32_MAX,
+                             pick_out)) {
             has = true;
             if (is_same) {
                 batch->anchor = pick_out->target->node;
@@ -271,7 +381,7 @@ static void anchor_whole(struct master *master, struct put_batch *batch,
     }
     /* A node that says how much it takes at once is judged by it here too: that only costs the pin.
      */
-    if (total && pick_any(master, batch->excludes, total, false, UINT32_MAX, &pick)) {
+    if (total && pick_any(master, batch, total, false, UINT32_MAX, &pick)) {
         batch->anchor = pick.target->node;
         batch->anchor_tier = pick.tier;
     }
@@ -280,7 +390,8 @@ static void anchor_whole(struct master *master, struct put_batch *batch,
 void put_place(struct master *master, const struct route_excludes *excludes, uint32_t requester,
                const uint64_t *sizes, uint64_t size, size_t count, struct master_route *routes)
 {
-    struct put_batch batch = {excludes, UINT32_MAX, TIER_SLOTS};
+    struct put_batch batch = {
+        .excludes = excludes, .anchor = UINT32_MAX, .anchor_tier = TIER_SLOTS};
     mutex_lock(&master->put_lock);
     roll_window(master);
     if (master->options.put_affinity == MASTER_AFFINITY_LOCAL) {

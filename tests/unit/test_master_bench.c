@@ -1,5 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* The benchmark runs and its figures are sane. With MASTER_BENCH_KEYS set it prints them. */
+/* The benchmark runs and its figures are sane. With MASTER_BENCH_KEYS (and
+ * MASTER_BENCH_NODES) set it prints them. */
 #include "support.h"
 
 #include <stdio.h>
@@ -13,7 +14,8 @@ static void the_benchmark_measures_every_figure(void **state)
     const char *text = getenv("MASTER_BENCH_KEYS");
     uint64_t keys = text ? strtoull(text, NULL, 10) : 10000;
     (void)state;
-    assert_ok(master_bench(keys, 8, &f));
+    const char *nodes = getenv("MASTER_BENCH_NODES");
+    assert_ok(master_bench(keys, nodes ? strtoull(nodes, NULL, 10) : 8, &f));
     assert_true(f.ingest_per_s > 0 && f.remove_per_s > 0 && f.route_get_per_s > 0);
     assert_true(f.lookup_per_s > 0 && f.route_put_per_s > 0 && f.full_sync_s > 0);
     assert_true(f.bytes_per_key >= 32);

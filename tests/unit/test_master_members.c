@@ -335,6 +335,47 @@ static void a_changed_total_is_taken_and_warned_about_at_most_once_a_minute(void
     master_destroy(master);
 }
 
+struct labels {
+    char text[512];
+};
+
+static void keep_labels(void *context, const struct master_metric *metric)
+{
+    struct labels *labels = context;
+    if (strcmp(metric->name, "mori_umbp_client_kv_live_count_total") == 0) {
+        for (size_t i = 0; i < metric->label_count; i++) {
+            size_t used = strlen(labels->text);
+            snprintf(labels->text + used, sizeof(labels->text) - used, "%s=%s,",
+                     metric->labels[i].name, metric->labels[i].value);
+        }
+    }
+}
+
+static void tags_become_labels_when_they_can(void **state)
+{
+    struct test_clock clock;
+    struct master_options options = rig_options(&clock);
+    struct master *master = rig_create(&options);
+    const struct master_text tags[] = {
+        master_text_of("role=prefill"), master_text_of("plain"),    master_text_of("node=other"),
+        master_text_of("1bad=x"),       master_text_of("role=two"), master_text_of("a-b=c"),
+        master_text_of("=x"),           master_text_of("zone="),
+    };
+    struct master_registration registration = dram_node("a", 1, GIB_);
+    struct master_registered registered;
+    struct master_beat beat = {.id = master_text_of("a"), .incarnation = 1, .has_key_counts = true};
+    struct master_beat_answer answer;
+    struct labels labels = {""};
+    (void)state;
+    registration.tags = tags;
+    registration.tag_count = ARRAY_COUNT(tags);
+    assert_ok(master_register(master, &registration, &registered));
+    assert_ok(master_beat(master, &beat, &answer));
+    assert_ok(master_metrics(master, keep_labels, &labels));
+    assert_string_equal(labels.text, "node=a,role=prefill,zone=,");
+    master_destroy(master);
+}
+
 static void thousands_of_lives_between_two_sweeps_never_show_an_old_one(void **state)
 {
     struct test_clock clock;
@@ -377,6 +418,7 @@ int main(void)
         cmocka_unit_test(a_full_house_takes_nobody_alive_out_and_reuses_the_dead),
         cmocka_unit_test(an_expired_record_is_forgotten_after_a_while),
         cmocka_unit_test(a_changed_total_is_taken_and_warned_about_at_most_once_a_minute),
+        cmocka_unit_test(tags_become_labels_when_they_can),
         cmocka_unit_test(thousands_of_lives_between_two_sweeps_never_show_an_old_one),
     };
     umbp_log_set(UMBP_LOG_ERROR, NULL, NULL);

@@ -37,6 +37,7 @@ static void the_defaults_are_the_published_ones(void **state)
         {"UMBP_MASTER_INDEX_SHARDS", "32"},
         {"UMBP_ROUTE_PUT_SELECT_ALGO", "most_available"},
         {"UMBP_ROUTE_PUT_NODE_AFFINITY", "none"},
+        {"UMBP_METADATA_BACKEND", "inmemory"},
         {"UMBP_EVICTKEY_DEADLINE_MS", "1000"},
         {"UMBP_GRPC_SHUTDOWN_DEADLINE_SEC", "3"},
         {"UMBP_MASTER_MIN_POLLERS", "8"},
@@ -91,6 +92,7 @@ static void values_are_read_as_the_public_master_reads_them(void **state)
         {"UMBP_ROUTE_PUT_NODE_AFFINITY", "same", "same"},
         {"UMBP_ROUTE_PUT_NODE_AFFINITY", "local", "local"},
         {"UMBP_ROUTE_PUT_NODE_AFFINITY", "near", "none"},
+        {"UMBP_METADATA_BACKEND", "redis", "inmemory"},
         {"UMBP_MASTER_INDEX_SHARDS", "100000", "4096"},
         {"UMBP_MASTER_INDEX_SHARDS", "many", "32"},
     };

@@ -249,6 +249,46 @@ static void an_empty_joiner_does_not_absorb_every_put(void **state)
     }
 }
 
+static void a_large_cluster_is_used_evenly_and_to_the_last_byte(void **state)
+{
+    (void)state;
+    for (uint64_t algorithm = 0; algorithm < 2; algorithm++) {
+        struct test_clock clock;
+        struct master_options options = rig_options(&clock);
+        options.put_algorithm = algorithm;
+        struct master *master = rig_create(&options);
+        static struct master_route routes[BATCH];
+        static unsigned counts[MASTER_NODES_MAX];
+        const unsigned nodes = 300;
+        unsigned least = 1000000;
+        unsigned most = 0;
+        uint64_t routed = 0;
+        memset(counts, 0, sizeof(counts));
+        for (unsigned i = 0; i < nodes; i++) {
+            char id[8];
+            snprintf(id, sizeof(id), "n%u", i);
+            join_dram(master, id, 200 * MIB_);
+        }
+        for (unsigned batch = 0; batch < 500; batch++) {
+            put_many(master, batch * 1000, MIB_, routes);
+            for (int i = 0; i < BATCH; i++) {
+                routed += routes[i].outcome == MASTER_ROUTED;
+                counts[routes[i].node % MASTER_NODES_MAX] += routes[i].outcome == MASTER_ROUTED;
+            }
+            if (batch == 233) { /* half full */
+                for (unsigned i = 0; i < nodes; i++) {
+                    least = counts[i] < least ? counts[i] : least;
+                    most = counts[i] > most ? counts[i] : most;
+                }
+                assert_in_range(least, 50, 100);
+                assert_in_range(most, 100, 155);
+            }
+        }
+        assert_int_equal(routed, nodes * 200); /* 64,000 were asked for */
+        master_destroy(master);
+    }
+}
+
 static void random_placement_follows_what_is_available(void **state)
 {
     struct test_clock clock;
@@ -415,6 +455,7 @@ int main(void)
         cmocka_unit_test(a_batch_is_spread_by_what_would_be_left),
         cmocka_unit_test(writers_between_two_beats_do_not_herd),
         cmocka_unit_test(an_empty_joiner_does_not_absorb_every_put),
+        cmocka_unit_test(a_large_cluster_is_used_evenly_and_to_the_last_byte),
         cmocka_unit_test(random_placement_follows_what_is_available),
         cmocka_unit_test(affinity_same_keeps_a_batch_together_while_it_fits),
         cmocka_unit_test(affinity_local_prefers_the_asking_node),

@@ -187,10 +187,81 @@ static void everything_at_once_gives_no_wrong_answer(void **state)
     free(shared);
 }
 
+/* ---- everybody at once ---- */
+
+static void *crowd_thread(void *context)
+{
+    const struct thread_context *thread = context;
+    struct shared *shared = thread->shared;
+    struct test_rng rng;
+    test_rng_init(&rng, 90 + thread->number);
+    for (unsigned i = 0; i < (test_is_slow() ? 300u : 2000u); i++) {
+        char id[16];
+        struct master_registered registered;
+        /* Some ids of all threads, some of this one only. */
+        bool is_shared = test_rng_below(&rng, 2) == 0;
+        snprintf(id, sizeof(id), "%s-%u-%u", is_shared ? "all" : "own",
+                 is_shared ? 0 : thread->number, (unsigned)test_rng_below(&rng, 40));
+        struct master_registration registration = dram_node(id, test_rng_next(&rng) | 1, GIB_);
+        enum umbp_status status = master_register(shared->master, &registration, &registered);
+        assert_true(status == UMBP_OK || status == UMBP_BUSY || status == UMBP_LIMIT);
+        if (status == UMBP_OK) {
+            struct master_addresses addresses;
+            if (master_node_addresses(shared->master, registered.node, &addresses) == UMBP_OK) {
+                assert_string_equal(addresses.id, id);
+            } else {
+                assert_true(is_shared); /* another thread took it out meanwhile */
+            }
+            if (test_rng_below(&rng, 2) == 0) {
+                assert_ok(master_unregister(shared->master, master_text_of(id), 0));
+            }
+        } else if (status == UMBP_BUSY) {
+            assert_ok(master_unregister(shared->master, master_text_of(id), 0));
+        }
+    }
+    return NULL;
+}
+
+static void crowds_that_join_and_leave_at_once_never_share_a_record(void **state)
+{
+    struct shared *shared = calloc(1, sizeof(*shared));
+    struct master_options options = rig_options(&shared->clock);
+    struct thread_context contexts[6];
+    pthread_t threads[6];
+    pthread_t ticker;
+    struct thread_context ticks = {shared, 0};
+    (void)state;
+    options.nodes_max = 200;
+    options.max_missed_heartbeats = 1000;
+    shared->master = rig_create(&options);
+    assert_int_equal(pthread_create(&ticker, NULL, tick_thread, &ticks), 0);
+    for (unsigned i = 0; i < 6; i++) {
+        contexts[i] = (struct thread_context){shared, i};
+        assert_int_equal(pthread_create(&threads[i], NULL, crowd_thread, &contexts[i]), 0);
+    }
+    for (unsigned i = 0; i < 6; i++) {
+        pthread_join(threads[i], NULL);
+    }
+    atomic_store(&shared->is_over, true);
+    pthread_join(ticker, NULL);
+    /* Every living node is found by its id, and is that one. */
+    uint32_t nodes[200];
+    size_t alive = master_nodes(shared->master, nodes, 200);
+    assert_in_range(alive, 1, 200);
+    for (size_t i = 0; i < alive; i++) {
+        struct master_addresses addresses;
+        assert_ok(master_node_addresses(shared->master, nodes[i], &addresses));
+        assert_int_equal(master_node_find(shared->master, master_text_of(addresses.id)), nodes[i]);
+    }
+    master_destroy(shared->master);
+    free(shared);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(everything_at_once_gives_no_wrong_answer),
+        cmocka_unit_test(crowds_that_join_and_leave_at_once_never_share_a_record),
     };
     umbp_log_set(UMBP_LOG_ERROR, NULL, NULL);
     return cmocka_run_group_tests(tests, NULL, NULL);
