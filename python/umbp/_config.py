@@ -142,6 +142,11 @@ class Config(_Section):
 
     def __init__(self, values=None, /, **options):
         super().__init__(_umbp.Config(), "")
+        self._take(values, options)
+
+    def _take(self, values, options):
+        """Also a value that is the default: it counts against the environment and a file. (Of a
+        Config, what is at its default was not chosen.)"""
         if isinstance(values, Config):
             values = values.changed()
         if values is not None:
@@ -154,7 +159,7 @@ class Config(_Section):
         warns once and counts for nothing), then what is given here."""
         config = cls()
         config.load_env()
-        config.update(Config(values, **options).changed())
+        config._take(values, options)
         return config
 
     @classmethod
@@ -162,7 +167,7 @@ class Config(_Section):
         """Defaults, then what the file says (INI), then what is given here."""
         config = cls()
         config.load_file(path)
-        config.update(Config(values, **options).changed())
+        config._take(values, options)
         return config
 
     def load_env(self):

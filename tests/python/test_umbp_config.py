@@ -167,6 +167,18 @@ class Sources(Case):
         self.assertEqual(output, "{'dram.bytes': 12345678, 'copy.workers': 3}\n")
         self.assertEqual(Config().dram.bytes, 4 << 30)
 
+    def test_a_default_that_is_given_counts_against_the_environment_and_a_file(self):
+        with tempfile.TemporaryDirectory() as folder:
+            path = pathlib.Path(folder, "umbp.conf")
+            path.write_text("[eviction]\npolicy = s3fifo\n[dram]\nprefault = no\n")
+            config = Config.from_file(path, {"eviction.policy": "lru"}, dram={"prefault": True})
+            self.assertEqual(config.changed(), {})
+        output = self.run_well("""
+            import umbp
+            print(umbp.Config.from_env({"eviction.policy": "lru"})["eviction.policy"])
+            """, environment={"UMBP_EVICTION_POLICY": "s3fifo"})
+        self.assertEqual(output, "lru\n")
+
     def test_a_configuration_in_use_by_another_thread_is_busy_or_waits_for_nobody(self):
         with tempfile.TemporaryDirectory() as folder:
             path = pathlib.Path(folder, "umbp.conf")
