@@ -64,7 +64,7 @@ static void rig_on_reply(void *context, const struct fabric_reply *reply)
     fabric_latch_down(wait->end->fabric, &wait->latch);
 }
 
-static void rig_on_done(void *context, enum umbp_status status)
+__attribute__((unused)) static void rig_on_done(void *context, enum umbp_status status)
 {
     struct rig_wait *wait = context;
     wait->count++;
