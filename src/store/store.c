@@ -14,6 +14,7 @@
 #define UPKEEP_IDLE_MS 1000u
 #define COPY_THREADS_MAX 8u
 #define JOIN_GRACE_MS 200u
+#define CLOSER_GRACE_MS 1500u
 #define UPKEEP_STEP_BYTES (4 * (uint64_t)COPY_BATCH_BYTES)
 
 void store_options_default(struct store_options *options)
@@ -426,15 +427,50 @@ enum umbp_status store_clear(struct store *store, uint64_t deadline_ns)
 
 /* ------------------------------------------------------------------------------- close --- */
 
-/* UMBP_TIMEOUT with the tier still there: the disk has not given back everything. */
+static void *closer_main(void *context)
+{
+    struct store *store = context;
+    enum umbp_status status = ssd_close(store->ssd, store->closer_deadline_ns);
+    mutex_lock(&store->lock);
+    store->closer_status = status;
+    store->closer_done = true;
+    condition_broadcast(&store->upkeep_done);
+    mutex_unlock(&store->lock);
+    return NULL;
+}
+
+/*
+ * UMBP_TIMEOUT with the tier still there: the disk has not given back everything. What is done to
+ * names and sizes of files blocks for as long as the kernel does, so a thread of its own does it,
+ * which is left behind if it hangs.
+ */
 static enum umbp_status close_ssd(struct store *store, uint64_t deadline_ns)
 {
-    enum umbp_status status = ssd_close(store->ssd, deadline_ns);
-    if (status == UMBP_BUSY) {
+    pthread_t thread;
+    store->closer_deadline_ns = deadline_ns;
+    store->closer_done = false;
+    if (thread_create(&thread, "umbp-closer", true, closer_main, store) != UMBP_OK) {
+        (void)closer_main(store);
+    } else {
+        /* Sealing has a grace of its own. */
+        uint64_t until_ns =
+            u64_max(deadline_ns, clock_deadline_ns(clock_monotonic(), CLOSER_GRACE_MS));
+        mutex_lock(&store->lock);
+        while (!store->closer_done && condition_wait(&store->upkeep_done, &store->lock, until_ns)) {
+        }
+        store->abandoned = !store->closer_done;
+        mutex_unlock(&store->lock);
+        if (store->abandoned) {
+            pthread_detach(thread);
+            return UMBP_TIMEOUT;
+        }
+        pthread_join(thread, NULL);
+    }
+    if (store->closer_status == UMBP_BUSY) {
         return UMBP_TIMEOUT;
     }
     store->ssd = NULL;
-    return status;
+    return store->closer_status;
 }
 
 enum umbp_status store_close(struct store *store, uint64_t deadline_ns)
@@ -481,7 +517,7 @@ void store_destroy(struct store *store)
     if (store->ssd) {
         (void)close_ssd(store, deadline_ns);
     }
-    if (store->ssd) { /* the disk may still write from the tier's memory */
+    if (store->ssd) { /* a thread hangs in it, or the disk may still write from the tier's memory */
         log_error("store_left_behind", "the disk keeps requests; its memory is not freed");
         return;
     }

@@ -286,6 +286,9 @@ struct store {
     struct condition upkeep_work;
     bool upkeep_stopping;
     bool upkeep_exited;
+    bool closer_done; /* and its status; told by upkeep_done */
+    enum umbp_status closer_status;
+    uint64_t closer_deadline_ns;
     struct condition upkeep_done;
     bool closed;
     bool abandoned; /* a thread of ours hangs in the disk: nothing can be freed */

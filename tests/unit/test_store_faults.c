@@ -329,6 +329,52 @@ static void a_close_on_a_slow_disk_leaves_nothing_behind(void **state)
     rig_finish(&rig);
 }
 
+static const struct disk_ops *true_ops;
+static _Atomic bool holds_renames;
+
+static bool renames_go_on(void *context)
+{
+    (void)context;
+    return !atomic_load(&holds_renames);
+}
+
+static enum umbp_status hanging_rename(struct disk *disk, const char *from, const char *to)
+{
+    (void)test_wait_until(renames_go_on, NULL, WAIT_MS);
+    return true_ops->rename(disk, from, to);
+}
+
+/* What is done to names and sizes of files has no deadline of its own. */
+static void a_close_ends_in_time_where_the_file_system_hangs(void **state)
+{
+    struct rig rig = rig_make();
+    struct closer closer;
+    pthread_t thread;
+    (void)state;
+    rig.options.close_timeout_ms = 100;
+    unsigned threads_before = test_thread_count();
+    rig_open(&rig);
+    put_all(rig.store, 0, 10, 20000);
+    assert_ok(store_flush(rig.store, soon()));
+    true_ops = rig.fault->ops;
+    struct disk_ops ops = *true_ops;
+    ops.rename = hanging_rename;
+    atomic_store(&holds_renames, true);
+    rig.fault->ops = &ops;
+    closer = (struct closer){.store = rig.store};
+    assert_int_equal(pthread_create(&thread, NULL, close_store, &closer), 0);
+    bool in_time = test_wait_until(closer_is_done, &closer, WAIT_MS / 2);
+    atomic_store(&holds_renames, false);
+    pthread_join(thread, NULL);
+    assert_true(in_time);
+    assert_status(closer.status, UMBP_TIMEOUT);
+    assert_true(test_threads_settle(threads_before));
+    static struct store *volatile left_behind; /* reachable: it is left on purpose */
+    left_behind = rig.store;
+    store_destroy(left_behind);
+    rig.fault->ops = true_ops;
+}
+
 static void a_clear_on_a_hanging_disk_ends_with_its_deadline_and_memory_is_empty(void **state)
 {
     struct rig rig = rig_make();
@@ -430,6 +476,7 @@ int main(void)
         cmocka_unit_test(a_close_on_a_hanging_disk_ends_in_time_and_says_so),
         cmocka_unit_test(what_the_disk_keeps_over_a_close_stays_in_place),
         cmocka_unit_test(a_close_on_a_slow_disk_leaves_nothing_behind),
+        cmocka_unit_test(a_close_ends_in_time_where_the_file_system_hangs),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
