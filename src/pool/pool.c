@@ -224,7 +224,7 @@ void hint_put(struct pool *pool, struct fingerprint print, link_id link)
     mutex_unlock(&pool->hint_lock);
 }
 
-link_id hint_get(struct pool *pool, struct fingerprint print)
+static link_id hint_find(struct pool *pool, struct fingerprint print)
 {
     link_id link = LINK_NONE;
     mutex_lock(&pool->hint_lock);
@@ -236,6 +236,17 @@ link_id hint_get(struct pool *pool, struct fingerprint print)
     }
     mutex_unlock(&pool->hint_lock);
     return link;
+}
+
+link_id hint_get(struct pool *pool, struct fingerprint print)
+{
+    link_id link = hint_find(pool, print);
+    return link == LINK_GONE ? LINK_NONE : link;
+}
+
+bool hint_is_gone(struct pool *pool, struct fingerprint print)
+{
+    return hint_find(pool, print) == LINK_GONE;
 }
 
 void hint_drop(struct pool *pool, struct fingerprint print)

@@ -13,7 +13,7 @@
 
 static link_id id_of(size_t index, uint32_t generation)
 {
-    return ((uint64_t)generation << LINK_INDEX_BITS) + index + 2; /* 0: none, 1: self */
+    return ((uint64_t)generation << LINK_INDEX_BITS) + index + LINK_FIRST;
 }
 
 link_id link_id_of(const struct pool_link *link) { return id_of(link->index, link->generation); }
@@ -83,11 +83,14 @@ struct pool_link *link_hold(struct pool *pool, const char *address, size_t addre
     return link;
 }
 
-static size_t index_of(link_id id) { return (size_t)((id - 2) & ((1u << LINK_INDEX_BITS) - 1)); }
+static size_t index_of(link_id id)
+{
+    return (size_t)((id - LINK_FIRST) & ((1u << LINK_INDEX_BITS) - 1));
+}
 
 bool link_is_current(const struct pool *pool, link_id id)
 {
-    if (id == LINK_NONE || id == LINK_SELF) {
+    if (id < LINK_FIRST) {
         return true;
     }
     size_t index = index_of(id);
@@ -99,7 +102,7 @@ struct pool_link *link_hold_id(struct pool *pool, link_id id)
     struct pool_link *link = NULL;
 
     mutex_lock(&pool->lock);
-    if (id != LINK_NONE && id != LINK_SELF && link_is_current(pool, id)) {
+    if (id >= LINK_FIRST && link_is_current(pool, id)) {
         link = pool->links[index_of(id)];
         link->holders++;
     }

@@ -98,10 +98,41 @@ static void exists_at_master(struct pool_area *area)
         return;
     }
     for (uint32_t i = 0; i < count; i++) {
-        if (area->found[i]) {
-            area->items[area->picked[i]].state = ITEM_DONE;
-            area->items[area->picked[i]].status = UMBP_OK;
+        struct pool_item *item = &area->items[area->picked[i]];
+        if (area->found[i] && hint_is_gone(area->pool, item->print)) {
+            item->is_doubted = true; /* removed here: has the master heard, or is there another? */
+        } else if (area->found[i]) {
+            item->state = ITEM_DONE;
+            item->status = UMBP_OK;
         }
+    }
+}
+
+/* Those that a node has just said to hold are done. */
+static void exists_settle(struct pool_area *area)
+{
+    for (uint32_t i = 0; i < area->count; i++) {
+        struct pool_item *item = &area->items[i];
+        if (item->state == ITEM_OPEN && item->link != LINK_NONE && item->is_asked &&
+            item->status == UMBP_OK) {
+            item->state = ITEM_DONE;
+        }
+    }
+}
+
+/* What the master knows of, but this process removed, is asked of who is said to hold it. */
+static void exists_doubted(struct pool_area *area)
+{
+    bool any = false;
+    for (uint32_t i = 0; i < area->count; i++) {
+        struct pool_item *item = &area->items[i];
+        any |= item->is_doubted;
+        if (item->state == ITEM_OPEN && !item->is_doubted) {
+            item->state = ITEM_TWIN; /* settled: not there */
+        }
+    }
+    if (any && link_by_master(area)) {
+        ask_nodes(area);
     }
 }
 
@@ -112,13 +143,14 @@ void exists_chunk(struct pool_area *area)
     exists_at_master(area);
     if (link_by_hints(area)) {
         ask_nodes(area);
+        exists_settle(area);
     }
+    exists_doubted(area);
+    exists_settle(area);
     for (uint32_t i = 0; i < area->count; i++) {
-        struct pool_item *item = &area->items[i];
-        if (item->state == ITEM_OPEN) {
-            bool found = item->link != LINK_NONE && item->is_asked && item->status == UMBP_OK;
-            item->state = ITEM_DONE;
-            item->status = found ? UMBP_OK : UMBP_NOT_FOUND;
+        if (area->items[i].state != ITEM_DONE) {
+            area->items[i].state = ITEM_DONE;
+            area->items[i].status = UMBP_NOT_FOUND;
         }
     }
 }
@@ -204,7 +236,11 @@ void remove_chunk(struct pool_area *area)
         if (item->failure == UMBP_INVALID_KEY) {
             continue;
         }
-        hint_drop(pool, item->print);
+        if (item->was_removed) {
+            hint_put(pool, item->print, LINK_GONE);
+        } else {
+            hint_drop(pool, item->print);
+        }
         item->status = item->failure != UMBP_OK ? item->failure
                        : item->was_removed      ? UMBP_OK
                                                 : UMBP_NOT_FOUND;

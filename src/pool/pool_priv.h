@@ -50,10 +50,13 @@ struct pool_link {
     struct link_waiter *waiters;
 };
 
-/* A link as a number: index and generation. 0 is none, LINK_SELF the own store. */
+/* A link as a number: index and generation. 0 is none, LINK_SELF the own store. LINK_GONE, in hints
+ * only: this process removed the key, and a master may not have heard of it yet. */
 typedef uint64_t link_id;
 #define LINK_NONE UINT64_C(0)
 #define LINK_SELF UINT64_C(1)
+#define LINK_GONE UINT64_C(2)
+#define LINK_FIRST 3u
 
 /* The link to `address`, held until link_release; NULL: all are in use, or no memory. */
 struct pool_link *link_hold(struct pool *pool, const char *address, size_t address_bytes);
@@ -112,7 +115,8 @@ struct pool_item {
     bool waits;     /* found no room in this round; not a failure */
     bool is_pulled; /* its bytes come by a pull */
     bool was_hinted;
-    bool is_unsure; /* a miss, but some holder or master could not be asked */
+    bool is_doubted; /* exists: a master says so, but it was removed here */
+    bool is_unsure;  /* a miss, but some holder or master could not be asked */
     bool was_removed;
     uint8_t replicas;         /* remove: holders that the master knew of */
     enum umbp_status failure; /* remove: the last */
@@ -266,7 +270,9 @@ void area_give(struct pool_area *area);
 /* A buffer of at least `bytes` for sub-rows. NULL: no memory. */
 void *area_sub_rows(struct pool_area *area, size_t bytes);
 
-/* Hints: which link a print was lately written to, or read from. */
+/* Hints: which link a print was lately written to, or read from; or LINK_GONE. hint_get gives
+ * LINK_NONE for those, hint_is_gone tells. */
+bool hint_is_gone(struct pool *pool, struct fingerprint print);
 void hint_put(struct pool *pool, struct fingerprint print, link_id link);
 link_id hint_get(struct pool *pool, struct fingerprint print);
 void hint_drop(struct pool *pool, struct fingerprint print);

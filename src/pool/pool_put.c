@@ -125,13 +125,16 @@ static void place_last(struct pool_area *area, struct pool_item *item)
 static void place_routed(struct pool_area *area, struct pool_item *item, uint32_t master,
                          const struct proto_route *route)
 {
-    if (route->status == UMBP_ALREADY_EXISTS) {
+    /* What this process removed, and the master still believes in, is put where it is said to be:
+     * the owner knows. */
+    bool is_gone = route->status == UMBP_ALREADY_EXISTS && hint_is_gone(area->pool, item->print);
+    if (route->status == UMBP_ALREADY_EXISTS && !is_gone) {
         item->state = ITEM_DONE;
         item->status = UMBP_ALREADY_EXISTS;
         COUNT(area->pool, puts_known, 1);
         return;
     }
-    if (route->status == UMBP_OK) {
+    if (route->status == UMBP_OK || is_gone) {
         item->link = master_link_of(area, master, route->node_index);
     }
     if (item->link == LINK_NONE || area_excludes(area, item->link)) {

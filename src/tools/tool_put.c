@@ -123,6 +123,9 @@ static enum tool_exit make_sure(const struct tool_args *args, struct umbp_client
     if (status != UMBP_OK) {
         return tool_fail(tool, TOOL_FAILED, "not stored: %s", umbp_status_text(status));
     }
+    if (umbp_client_is_distributed(client)) {
+        return TOOL_OK; /* its node keeps it, as it sees fit */
+    }
     if (umbp_stat(client, key, &info) != UMBP_OK || !info.in_ssd) {
         return tool_fail(tool, TOOL_FAILED,
                          "not stored: too large for the SSD tier; give it more (--ssd)");
@@ -176,7 +179,8 @@ const struct tool tool_put = {
              "it is\n"
              "not there; no engine may have it open. A key that is there already keeps its first "
              "value,\n"
-             "which is a success. When this says stored, the value is on stable storage.\n\n"
+             "which is a success. When this says stored, the value is on stable storage.\n"
+             "With --masters it goes to a node of that cluster instead.\n\n"
              "  echo hello | umbp put --ssd-dir /tmp/pool greeting\n"
              "  umbp put --ssd-dir /tmp/pool --hex 00ff10 /etc/hostname",
     .flags = flags,

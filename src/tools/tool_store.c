@@ -20,7 +20,7 @@
 #define SEGMENT_BYTES_MOST (256 * MIB)
 #define SEGMENTS_MOST 16384u
 
-const char *const tool_store_shown[] = {"ssd.dir", NULL};
+const char *const tool_store_shown[] = {"ssd.dir", "pool.masters", NULL};
 
 const struct tool_setting tool_store_reader[] = {
     {"role", "follower"},
@@ -117,17 +117,46 @@ static enum tool_exit check_disk(const struct tool_args *args, const char *direc
                      units_format_bytes(bytes, need, sizeof need));
 }
 
+/* A client of the cluster of --masters, which keeps nothing itself. */
+static enum tool_exit open_pool(const struct tool_args *args, const char *masters,
+                                struct umbp_client **client_out)
+{
+    static const struct tool_setting settings[] = {
+        {"scheme", "pool"},     {"pool.serve", "false"},
+        {"role", "standalone"}, {"ssd.enabled", "false"},
+        {NULL, NULL},
+    };
+    char why[CONFIG_ERROR_BYTES] = "";
+    for (size_t i = 0; settings[i].option != NULL; i++) {
+        tool_config_set(args, settings[i].option, settings[i].value);
+    }
+    enum umbp_status status = umbp_client_create(args->config, client_out, why, sizeof why);
+    if (status == UMBP_OK) {
+        return TOOL_OK;
+    }
+    *client_out = NULL;
+    return tool_fail(args->tool, status == UMBP_INVALID_VALUE ? TOOL_USAGE : TOOL_FAILED,
+                     "the cluster of %s: %s", masters,
+                     why[0] != '\0' ? why : umbp_status_text(status));
+}
+
 enum tool_exit tool_store_open(const struct tool_args *args, uint64_t value_bytes,
                                struct umbp_client **client_out)
 {
+    char masters[CONFIG_TEXT_BYTES_MAX + 1];
     char directory[CONFIG_TEXT_BYTES_MAX + 1];
     char why[CONFIG_ERROR_BYTES] = "";
     *client_out = NULL;
 
     enum umbp_status status = umbp_config_get(args->config, "ssd.dir", directory, sizeof directory);
-    if (status != UMBP_OK || directory[0] == '\0') {
+    if (status != UMBP_OK || directory[0] == '\0' || tool_config_is_flagged(args, "pool.masters")) {
+        status = umbp_config_get(args->config, "pool.masters", masters, sizeof masters);
+        if (status == UMBP_OK && masters[0] != '\0') {
+            return open_pool(args, masters, client_out);
+        }
         return tool_fail(args->tool, TOOL_USAGE,
-                         "which directory? Name the one of the SSD tier: --ssd-dir DIR");
+                         "which store? Name the directory of an SSD tier: --ssd-dir DIR (or the "
+                         "master of a cluster: --masters HOST:PORT)");
     }
     fit_capacities(args, directory, value_bytes);
     if (umbp_config_validate(args->config) != UMBP_OK) {
