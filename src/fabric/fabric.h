@@ -226,7 +226,7 @@ struct fabric_handlers {
 /* Zero members are the default. Strings and blobs are copied. */
 struct fabric_options {
     size_t struct_bytes;   /* sizeof(struct fabric_options) */
-    const char *provider;  /* "auto" (verbs if there is a device, else tcp), "tcp", ... */
+    const char *provider;  /* "auto" (tcp), "tcp", "verbs", ...: the same on all ends */
     const char *listen;    /* "host:port", port 0: any; NULL: connects only */
     const char *advertise; /* the host that peers shall use; NULL: the one of `listen` */
     const char *cluster;   /* its name; "" is one too */

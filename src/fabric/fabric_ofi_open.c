@@ -60,15 +60,11 @@ static enum umbp_status choose_provider(struct ofi *ofi, char *error_out, size_t
         node = host[0] == '\0' || strcmp(host, "*") == 0 ? "0.0.0.0" : host;
         snprintf(port_text, sizeof(port_text), "%u", port);
     }
-    const char *names[3] = {"verbs", "tcp", NULL};
-    if (strcmp(ofi->options.provider, "auto") != 0) {
-        names[0] = ofi->options.provider;
-        names[1] = NULL;
-    }
-    for (unsigned i = 0; names[i] && !ofi->info; i++) {
-        ofi->info = find_provider(names[i], node, node ? port_text : NULL);
-        snprintf(ofi->provider, sizeof(ofi->provider), "%s", names[i]);
-    }
+    /* Not the fastest that is here: both ends must have chosen the same, and know nothing of each
+     * other yet. */
+    bool is_auto = strcmp(ofi->options.provider, "auto") == 0;
+    snprintf(ofi->provider, sizeof(ofi->provider), "%s", is_auto ? "tcp" : ofi->options.provider);
+    ofi->info = find_provider(ofi->provider, node, node ? port_text : NULL);
     if (!ofi->info) {
         snprintf(error_out, error_bytes,
                  "libfabric has no provider \"%s\" for connected endpoints%s%s",
@@ -279,7 +275,7 @@ static bool all_is_over(struct ofi *ofi)
         !list_is_empty(&ofi->dead_pulls)) {
         return false;
     }
-    for (uint32_t i = 0; i < ofi->options.peers_max; i++) {
+    for (uint32_t i = 0; i < ofi->peers_high; i++) {
         if (ofi->peers[i].state != PEER_FREE || atomic_load(&ofi->peers[i].pulls) > 0) {
             return false;
         }
@@ -300,7 +296,7 @@ static void begin_closing(struct ofi *ofi)
             ofi->pep = NULL;
             ofi->listen_port = 0;
         }
-        for (uint32_t i = 0; i < ofi->options.peers_max; i++) {
+        for (uint32_t i = 0; i < ofi->peers_high; i++) {
             struct peer *peer = &ofi->peers[i];
             if (peer->state == PEER_UP) {
                 (void)fabric_ofi_control(peer, WIRE_GOODBYE, 0, UMBP_OK);

@@ -104,6 +104,7 @@ static struct peer *slot_take(struct ofi *ofi)
             continue;
         }
         uint32_t generation = peer->generation + 1;
+        ofi->peers_high = (uint32_t)u64_max(ofi->peers_high, i + 1);
         peer->ofi = ofi;
         peer->index = i;
         peer->generation = generation ? generation : 1;
@@ -686,7 +687,7 @@ void fabric_ofi_tick(struct fabric_timer *timer)
     /* If we were stopped ourselves, what peers sent meanwhile has not been read yet. */
     bool was_stopped = now - ofi->last_tick_ns > timeout_ns / 2;
     ofi->last_tick_ns = now;
-    for (uint32_t i = 0; i < ofi->options.peers_max; i++) {
+    for (uint32_t i = 0; i < ofi->peers_high; i++) {
         struct peer *peer = &ofi->peers[i];
         if (peer->state != PEER_UP) {
             continue;

@@ -424,6 +424,7 @@ struct ofi {
 
     /* fixed pools; the lists under lock */
     struct peer *peers;
+    uint32_t peers_high; /* slots from here on were never used; the token's */
     struct call *calls;
     struct call *calls_free;
     struct request *requests;

@@ -30,7 +30,7 @@ static bool socket_of_ours(const struct ofi *ofi, int fd, struct sockaddr_in6 *f
 
 static bool is_known(struct ofi *ofi, const struct sockaddr_in6 *from)
 {
-    for (uint32_t i = 0; i < ofi->options.peers_max; i++) {
+    for (uint32_t i = 0; i < ofi->peers_high; i++) {
         struct peer *peer = &ofi->peers[i];
         struct sockaddr_in6 other;
         size_t bytes = sizeof(other);

@@ -79,7 +79,7 @@ void fabric_ofi_share_all(struct peer *peer)
 
 static void tell_sharers(struct ofi *ofi, const struct fabric_region *region, bool is_new)
 {
-    for (uint32_t i = 0; region->shared_fd >= 0 && i < ofi->options.peers_max; i++) {
+    for (uint32_t i = 0; region->shared_fd >= 0 && i < ofi->peers_high; i++) {
         struct peer *peer = &ofi->peers[i];
         if (peer->state != PEER_UP || !(atomic_load(&peer->flags) & FABRIC_PEER_READS_US)) {
             continue;
@@ -144,7 +144,7 @@ enum umbp_status fabric_ofi_region_create(struct fabric *fabric, void *memory, s
 /* A peer still has bytes of the region on order: that ends with its connection. */
 static void close_served(struct ofi *ofi, const struct fabric_region *region)
 {
-    for (uint32_t i = 0; ofi->serving > 0 && i < ofi->options.peers_max; i++) {
+    for (uint32_t i = 0; ofi->serving > 0 && i < ofi->peers_high; i++) {
         struct peer *peer = &ofi->peers[i];
         bool uses = false;
         if (peer->state != PEER_UP || peer->serves == 0) {

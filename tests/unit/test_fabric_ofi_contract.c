@@ -392,6 +392,29 @@ static void who_does_not_fit_is_refused_with_a_reason(void **state)
     pair_close(&pair);
 }
 
+static void names_are_resolved_and_any_address_listened_on(void **state)
+{
+    struct rig_end server;
+    struct rig_end client;
+    struct pair none = {0};
+    fabric_peer peer;
+    char address[FABRIC_ADDRESS_MAX];
+    (void)state;
+    if (kind == KIND_SIM) {
+        return;
+    }
+    assert_ok(open_end(&none, &server, "*:0", NULL));
+    assert_ok(open_end(&none, &client, NULL, NULL));
+    assert_non_null(strrchr(fabric_address(server.fabric), ':'));
+    assert_int_not_equal(strncmp(fabric_address(server.fabric), "0.0.0.0", 7), 0);
+    snprintf(address, sizeof(address), "localhost%s", strrchr(fabric_address(server.fabric), ':'));
+    assert_ok(rig_connect(&client, address, &peer));
+    assert_ok(rig_connect(&client, fabric_address(server.fabric), &peer));
+    assert_status(rig_connect(&client, "no.such.host.invalid:1", &peer), UMBP_INVALID_VALUE);
+    fabric_destroy(client.fabric);
+    fabric_destroy(server.fabric);
+}
+
 static void close_completes_everything(void **state)
 {
     struct pair pair;
@@ -482,6 +505,7 @@ int main(void)
         ALL(a_handle_names_one_connection),
         ALL(calls_beyond_the_bound_are_busy),
         ALL(who_does_not_fit_is_refused_with_a_reason),
+        ALL(names_are_resolved_and_any_address_listened_on),
         ALL(close_completes_everything),
         ALL(timers_run_in_order_and_cancelled_ones_never),
     };
