@@ -7,6 +7,7 @@
 #include <errno.h>
 #include <fcntl.h>
 #include <poll.h>
+#include <sched.h>
 #include <signal.h>
 #include <sys/mman.h>
 #include <sys/prctl.h>
@@ -218,6 +219,128 @@ static void a_connect_to_nobody_is_closed(void **state)
     assert_status(rig_connect(&end, "127.0.0.1:1", &peer), UMBP_CLOSED);
     assert_status(rig_connect(&end, "no port", &peer), UMBP_INVALID_VALUE);
     assert_status(rig_connect(&end, "127.0.0.1:70000", &peer), UMBP_INVALID_VALUE);
+    fabric_destroy(end.fabric);
+}
+
+/* A network of its own for the child, with a cable that can be pulled. Needs root. */
+static char net_name[32];
+static char net_near[16];
+static char net_host[32];
+static char net_home[32];
+
+static bool shell(const char *format, ...) __attribute__((format(printf, 1, 2)));
+static bool shell(const char *format, ...)
+{
+    char command[512];
+    va_list arguments;
+    va_start(arguments, format);
+    vsnprintf(command, sizeof(command), format, arguments);
+    va_end(arguments);
+    return system(command) == 0; /* NOLINT: constant words and our own pid */
+}
+
+static void net_remove(void)
+{
+    (void)!shell("ip link del %s 2>/dev/null; ip netns del %s 2>/dev/null", net_near, net_name);
+}
+
+static bool net_make(void)
+{
+    unsigned number = (unsigned)getpid();
+    unsigned high = number / 64 % 256;
+    unsigned low = number % 64 * 4;
+    snprintf(net_name, sizeof(net_name), "umbpt%u", number);
+    snprintf(net_near, sizeof(net_near), "uv%u", number % 10000000);
+    snprintf(net_host, sizeof(net_host), "10.213.%u.%u", high, low + 2);
+    snprintf(net_home, sizeof(net_home), "10.213.%u.%u", high, low + 1);
+    bool made =
+        shell("exec 2>/dev/null; ip netns add %s && ip link add %s type veth peer name far0 "
+              "netns %s && ip addr add 10.213.%u.%u/30 dev %s && ip link set %s up && "
+              "ip -n %s addr add %s/30 dev far0 && ip -n %s link set far0 up && "
+              "ip -n %s link set lo up",
+              net_name, net_near, net_name, high, low + 1, net_near, net_near, net_name, net_host,
+              net_name, net_name);
+    if (!made) {
+        net_remove();
+    }
+    return made;
+}
+
+/* To where nobody is, both ways: no error tells anybody. */
+static bool net_cut(void)
+{
+    return shell("ip neigh replace %s lladdr 02:00:00:00:00:01 dev %s nud permanent", net_host,
+                 net_near) &&
+           shell("ip -n %s neigh replace %s lladdr 02:00:00:00:00:02 dev far0 nud permanent",
+                 net_name, net_home);
+}
+
+static bool net_heal(void)
+{
+    return shell("ip neigh del %s dev %s", net_host, net_near) &&
+           shell("ip -n %s neigh del %s dev far0", net_name, net_home);
+}
+
+static void a_cut_network_ends_connections_and_a_healed_one_makes_new_ones(void **state)
+{
+    struct fabric_options options = {.beat_ms = 50, .peer_timeout_ms = 400};
+    struct rig_end end;
+    struct rig_wait wait;
+    fabric_peer peer = 0;
+    (void)state;
+    if (geteuid() != 0 || !net_make()) {
+        print_message("no network namespaces here\n");
+        skip();
+    }
+    pid_t child = fork();
+    if (child == 0) {
+        char path[64];
+        char listen[64];
+        struct rig_end server;
+        prctl(PR_SET_PDEATHSIG, SIGKILL);
+        snprintf(path, sizeof(path), "/run/netns/%s", net_name);
+        snprintf(listen, sizeof(listen), "%s:0", net_host);
+        int net = open(path, O_RDONLY | O_CLOEXEC);
+        if (net < 0 || setns(net, CLONE_NEWNET) != 0 || open_end(&server, listen, &options)) {
+            _exit(3);
+        }
+        memcpy(board->address, fabric_address(server.fabric), FABRIC_ADDRESS_MAX);
+        atomic_store(&board->ready, true);
+        wait_for_quit(&server);
+        _exit(0);
+    }
+    bool ready = test_wait_until(flag_is_set, &board->ready, 10000);
+    assert_ok(open_end(&end, NULL, &options));
+    enum umbp_status connected = ready ? rig_connect(&end, board->address, &peer) : UMBP_IO;
+    bool cut = net_cut();
+    enum umbp_status started = rig_call_start(&wait, &end, peer, "x", 1, 60000, true);
+    if (started == UMBP_OK) {
+        rig_settle(&wait);
+    }
+    enum umbp_status down = fabric_wait(end.fabric, &end.down, RIG_MS(end.fabric, 10000));
+    int down_reason = end.down_reason; /* the next connection's end writes it, too */
+    bool healed = net_heal();
+    enum umbp_status again = UMBP_IO;
+    for (unsigned i = 0; i < 50 && again; i++) { /* the link needs a moment */
+        again = rig_connect(&end, board->address, &peer);
+    }
+    struct rig_wait after;
+    enum umbp_status called = rig_call_start(&after, &end, peer, "yz", 2, 10000, false);
+    if (called == UMBP_OK) {
+        rig_settle(&after);
+    }
+    reap(child);
+    net_remove(); /* before anything can fail */
+    assert_true(cut && healed && ready);
+    assert_ok(connected);
+    assert_ok(started);
+    assert_status(wait.status, UMBP_CLOSED);
+    assert_ok(down);
+    assert_status(down_reason, UMBP_TIMEOUT);
+    assert_ok(again);
+    assert_ok(called);
+    assert_ok(after.status);
+    free(after.data);
     fabric_destroy(end.fabric);
 }
 
@@ -693,6 +816,7 @@ int main(void)
         T(a_stopped_peer_ends_everything_after_the_timeout),
         T(a_connect_to_a_stopped_process_times_out),
         T(a_connect_to_nobody_is_closed),
+        T(a_cut_network_ends_connections_and_a_healed_one_makes_new_ones),
         T(after_a_late_call_no_byte_lands_any_more),
         T(memory_of_the_same_host_is_pulled),
         T(shared_memory_of_the_same_host_is_mapped),
