@@ -216,8 +216,9 @@ MUST_USE enum umbp_status master_register(struct master *master,
 MUST_USE enum umbp_status master_unregister(struct master *master, struct master_text id,
                                             uint64_t incarnation);
 
-/* The door saw the node's connection end. It stays a member until its time is up, but another
- * incarnation may take its place at once, and puts are not routed to it until its next beat. */
+/* The door saw the node's connection end. It stays a member until its time is up or it beats again,
+ * but another incarnation may take its place at once, puts are not routed to it, and gets only when
+ * no other node has the key. */
 void master_node_lost(struct master *master, struct master_text id, uint64_t incarnation);
 
 enum master_node_state {

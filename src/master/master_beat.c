@@ -400,9 +400,11 @@ static enum umbp_status beat_members(struct master *master, struct node *node,
         node->state = MASTER_NODE_ALIVE;
         node->wants_sync = true;
         news->has_revived = true;
+    }
+    if (news->has_revived || node->is_lost) {
+        node->is_lost = false;
         node_publish_view(master, node, true);
     }
-    node->is_lost = false;
     atomic_store_explicit(&node->last_beat_ns, now_ns(master), memory_order_relaxed);
     take_capacities(master, node, beat, news);
     put_node_here(master, node);

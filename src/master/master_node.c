@@ -185,7 +185,8 @@ void node_publish_view(struct master *master, struct node *node, bool alive)
     uint32_t index = node_index(master, node);
     /* Release: whoever sees the view sees the record's state before it. */
     atomic_store_explicit(&master->views[index],
-                          view_of(node->handle, alive, node->epochs.first, node->epochs.now),
+                          view_of(node->handle, alive, node->epochs.first, node->epochs.now) |
+                              (node->is_lost ? VIEW_LOST : 0),
                           memory_order_release);
     for (uint32_t tier = 1; tier < MASTER_TIERS; tier++) {
         const struct epochs *epochs = &node->external[tier];
@@ -468,6 +469,10 @@ void master_node_lost(struct master *master, struct master_text id, uint64_t inc
     struct node *node = map_find(master, id);
     if (node && node->state == MASTER_NODE_ALIVE && node->incarnation == incarnation) {
         node->is_lost = true;
+        /* Not by node_publish_view: a beat may be holding the node's lock for long, and the view
+         * changes under the members' lock only. */
+        atomic_fetch_or_explicit(&master->views[node_index(master, node)], VIEW_LOST,
+                                 memory_order_release);
         put_node_gone(master, node_index(master, node));
     }
     mutex_unlock(&master->members_lock);

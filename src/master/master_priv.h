@@ -151,6 +151,7 @@ static inline void slot_set_depth(struct slot *slot, uint32_t depth)
  * in the table is swept later. In the upper half the node's handle.
  */
 #define VIEW_ALIVE (UINT64_C(1) << 31)
+#define VIEW_LOST (UINT64_C(1) << 30) /* its connection ended: only if nobody else has it */
 
 static inline uint64_t view_of(uint32_t handle, bool alive, uint32_t first, uint32_t now)
 {
@@ -286,8 +287,8 @@ struct master {
     struct table external;
     struct table hits;
 
-    /* By node index, and by owner of the external table. Release on store under the node's lock,
-     * acquire on load: who sees a node's view sees what was true of it before. */
+    /* By node index, and by owner of the external table. Release on store, under the node's lock
+     * and the members'; acquire on load: who sees a node's view sees what was true of it before. */
     _Atomic uint64_t *views;
     _Atomic uint64_t *external_views;
 

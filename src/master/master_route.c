@@ -69,24 +69,26 @@ static uint64_t mix(uint64_t x)
     return x ^ x >> 31;
 }
 
-/* The best of a slot's locations: fastest tier, there any, by `chance`. False: none that shows. */
+/* The best of a slot's locations: fastest tier, there any, by `chance`; at a node whose connection
+ * ended only when there is no other. False: none that shows. */
 static bool best_location(const struct master *master, const struct slot *slot,
                           const struct route_excludes *excludes, uint64_t chance,
                           struct location *best_out, uint64_t *view_out)
 {
     uint32_t locations = slot_count(slot);
-    uint32_t best_tier = MASTER_TIERS;
+    uint32_t best_rank = 2 * MASTER_TIERS;
     uint32_t equals = 0;
     for (uint32_t i = 0; i < locations; i++) {
         struct location location = slot_at(slot, i);
         uint64_t view = view_load(master, location.owner);
-        uint32_t tier = (uint32_t)__builtin_ctz(location.tiers) + 1;
-        if (tier > best_tier || !view_shows(view, location.epoch) ||
+        uint32_t rank =
+            (uint32_t)__builtin_ctz(location.tiers) + (view & VIEW_LOST ? MASTER_TIERS : 0);
+        if (rank > best_rank || !view_shows(view, location.epoch) ||
             route_is_excluded(excludes, location.owner)) {
             continue;
         }
-        if (tier < best_tier) {
-            best_tier = tier;
+        if (rank < best_rank) {
+            best_rank = rank;
             equals = 0;
         }
         equals++;

@@ -396,6 +396,30 @@ static void a_value_larger_than_a_node_takes_goes_elsewhere(void **state)
     master_destroy(master);
 }
 
+static void a_lost_node_is_read_from_only_when_no_other_has_the_key(void **state)
+{
+    struct test_clock clock;
+    struct master_options options = rig_options(&clock);
+    struct master *master = rig_create(&options);
+    struct master_event dram[] = {event(true, 1, MASTER_TIER_DRAM),
+                                  event(true, 2, MASTER_TIER_DRAM)};
+    struct master_event ssd = event(true, 1, MASTER_TIER_SSD);
+    struct master_beat_answer answer;
+    (void)state;
+    uint32_t a = join(master, "a", 1);
+    uint32_t b = join(master, "b", 1);
+    tell(master, "a", 1, 1, dram, 2);
+    tell(master, "b", 1, 1, &ssd, 1);
+    assert_int_equal(get(master, 1).node, a);
+    master_node_lost(master, master_text_of("a"), 1);
+    assert_int_equal(get(master, 1).node, b);
+    assert_int_equal(get(master, 1).tier, MASTER_TIER_SSD);
+    assert_int_equal(get(master, 2).node, a);
+    assert_ok(beat_only(master, "a", 1, &answer));
+    assert_int_equal(get(master, 1).node, a);
+    master_destroy(master);
+}
+
 static void lost_and_dead_nodes_get_no_puts(void **state)
 {
     struct test_clock clock;
@@ -461,6 +485,7 @@ int main(void)
         cmocka_unit_test(affinity_local_prefers_the_asking_node),
         cmocka_unit_test(full_nodes_with_an_evictor_are_used_when_nothing_is_free),
         cmocka_unit_test(a_value_larger_than_a_node_takes_goes_elsewhere),
+        cmocka_unit_test(a_lost_node_is_read_from_only_when_no_other_has_the_key),
         cmocka_unit_test(lost_and_dead_nodes_get_no_puts),
         cmocka_unit_test(lookups_leave_no_trace_and_routes_are_counted),
     };
