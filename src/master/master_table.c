@@ -22,8 +22,9 @@
  * Doors are reserved address space that memory is given to as they come into use, so their address
  * never changes and a prefetch may look at them without the lock.
  *
- * Fingerprints that were made to collide fill segments until no bit is left to split by; then
- * inserts are refused (UMBP_LIMIT). A look never passes more than a segment.
+ * Fingerprints that were made to collide fill segments until no bit is left to split by, or the
+ * spare slots of a mostly empty one; then inserts are refused (UMBP_LIMIT). A look never passes
+ * more than a segment.
  */
 #include "master/master_priv.h"
 
@@ -287,6 +288,13 @@ static bool is_crowded(const struct segment *segment)
     return segment->count >= segment->homes - segment->homes / 8 - segment->homes / 32;
 }
 
+/* Its last homes overflow while it is mostly empty: no hash does that, and growing would only waste
+ * memory. */
+static bool is_lopsided(const struct segment *segment)
+{
+    return segment->homes > HOMES_MIN * 4 && segment->count < segment->homes / 5;
+}
+
 enum umbp_status table_insert(struct table *table, struct shard *shard, struct fingerprint print,
                               uint64_t word, struct slot **slot_out)
 {
@@ -315,6 +323,9 @@ enum umbp_status table_insert(struct table *table, struct shard *shard, struct f
             atomic_fetch_add_explicit(&table->keys, 1, memory_order_relaxed);
             *slot_out = &segment->slots[at];
             return UMBP_OK;
+        }
+        if (status == UMBP_OK && is_lopsided(segment)) {
+            status = UMBP_LIMIT;
         }
         if (status == UMBP_OK) {
             status = make_room(table, shard, (uint64_t)(door - shard->doors));

@@ -169,6 +169,10 @@ static void hit_counts_are_forgotten_after_their_ttl(void **state)
     clock_move_ms(&clock, 10100);
     assert_int_equal(hits(master, 1), 0); /* even before it is collected */
     assert_int_equal((int)metric_value(master, "umbp_master_hit_keys", NULL), 1);
+    matches = match(master, keys, 1, true);
+    master_matches_free(&matches);
+    assert_int_equal(hits(master, 1), 1); /* it begins anew, collected or not */
+    clock_move_ms(&clock, 10100);
     settle(master);
     assert_int_equal((int)metric_value(master, "umbp_master_hit_keys", NULL), 0);
     master_destroy(master);
