@@ -233,7 +233,7 @@ enum umbp_status sim_transfer(struct fabric *fabric, fabric_peer peer, bool writ
     list_push_back(&side->transfers, &move->node);
     uint64_t delay_ns = 0;
     for (size_t i = 0; i < move->count; i++) {
-        delay_ns += sim_draw(sim, 0, sim->options.delay_min_ns);
+        delay_ns += sim_draw(sim, 0, sim->options.delay_max_ns);
         /* A read is asked for first: the asking crosses with the first chunk's delay. */
         move_push(move, chunk_is_sent, write ? endpoint : side->other->owner, NULL, i,
                   delay_ns + (write ? 0 : sim->options.delay_min_ns));

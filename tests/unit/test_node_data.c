@@ -84,7 +84,7 @@ static void scattered_values_take_several_windows(void **state)
         }
         rig_put(client, peer, "k", 7, 1, 200000, UMBP_OK); /* 3,125 pieces */
         rig_get_begin(&call, client, peer, "k", 7, 1, 200000, 5000);
-        rig_finish(&call);
+        rig_await(&call);
         struct proto_got got = rig_got_at(&call, 0);
         assert_ok(got.status);
         if (got.has_places) {
@@ -117,7 +117,7 @@ static void a_bad_item_does_not_fail_its_neighbours(void **state)
     test_fill(client->memory, 1000, 5);
     assert_ok(proto_put_encode(rig_buffer(), rig_next(client, 1000), puts, 4, &bytes));
     rig_send(&call, client, peer, rig_frame, bytes, 1000, true);
-    rig_finish(&call);
+    rig_await(&call);
     assert_ok(rig_status_at(&call, 0));
     assert_status(rig_status_at(&call, 1), UMBP_TOO_LARGE);
     assert_status(rig_status_at(&call, 2), UMBP_ALREADY_EXISTS);
@@ -149,7 +149,7 @@ static void ranges_are_read_and_checked(void **state)
             {.key = text_key("k1"), .any_size = true, .ranges = bad, .range_count = 1}};
         assert_ok(proto_get_encode(rig_buffer(), rig_next(client, 1000), gets, 2, &bytes));
         rig_send(&call, client, peer, rig_frame, bytes, 1000, true);
-        rig_finish(&call);
+        rig_await(&call);
         struct proto_got got = rig_got_at(&call, 0);
         assert_ok(got.status);
         assert_int_equal(got.bytes, 5000);
@@ -178,7 +178,7 @@ static void keys_are_asked_for_resolved_and_removed(void **state)
     rig_keys_begin(&call, client, peer, PROTO_EXISTS, "k", 0, 10);
     rig_expect(&call, 10, UMBP_OK);
     rig_keys_begin(&call, client, peer, PROTO_RESOLVE, "k", 9, 2);
-    rig_finish(&call);
+    rig_await(&call);
     assert_ok(proto_resolved_open(&call.frame, &walk));
     assert_true(proto_resolved_next(&walk, &resolved));
     assert_ok(resolved.status);
@@ -208,14 +208,14 @@ static void clear_evict_and_stats_are_answered(void **state)
     assert_ok(proto_keys_encode(rig_buffer(), rig_next(client, 1000), PROTO_EVICT, 25000, NULL, 0,
                                 &bytes));
     rig_send(&call, client, peer, rig_frame, bytes, 1000, false);
-    rig_finish(&call);
+    rig_await(&call);
     assert_ok(call.status);
     assert_true(call.frame.header.aux >= 25000 && call.frame.header.aux < 100000);
     rig_call_free(&call);
     assert_ok(proto_bare_encode(rig_buffer(), rig_next(client, 1000), PROTO_STATS, 0, UMBP_OK, 0,
                                 &bytes));
     rig_send(&call, client, peer, rig_frame, bytes, 1000, false);
-    rig_finish(&call);
+    rig_await(&call);
     assert_ok(call.status);
     assert_ok(proto_stats_open(&call.frame, &walk));
     uint64_t stored = 0;
@@ -229,7 +229,7 @@ static void clear_evict_and_stats_are_answered(void **state)
     assert_ok(proto_bare_encode(rig_buffer(), rig_next(client, 1000), PROTO_CLEAR, 0, UMBP_OK, 0,
                                 &bytes));
     rig_send(&call, client, peer, rig_frame, bytes, 1000, false);
-    rig_finish(&call);
+    rig_await(&call);
     assert_ok(call.status);
     rig_call_free(&call);
     rig_get(client, peer, "k", 0, 10, 10000, UMBP_NOT_FOUND);
@@ -248,19 +248,19 @@ static void hostile_frames_are_refused(void **state)
     struct rig_client *client = &world.clients[0];
     rig_put(client, peer, "k", 0, 1, 100, UMBP_OK);
     rig_send(&call, client, peer, "noise", 5, 1000, false);
-    rig_finish(&call);
+    rig_await(&call);
     assert_status(call.status, UMBP_CORRUPT);
     rig_call_free(&call);
     assert_ok(proto_bare_encode(rig_buffer(), (struct proto_call){.version = PROTO_VERSION + 1},
                                 PROTO_STATS, 0, UMBP_OK, 0, &bytes));
     rig_send(&call, client, peer, rig_frame, bytes, 1000, false);
-    rig_finish(&call);
+    rig_await(&call);
     assert_status(call.status, UMBP_VERSION);
     rig_call_free(&call);
     assert_ok(
         proto_bare_encode(rig_buffer(), rig_next(client, 1), PROTO_LOOKUP, 0, UMBP_OK, 0, &bytes));
     rig_send(&call, client, peer, rig_frame, bytes, 1000, false);
-    rig_finish(&call);
+    rig_await(&call);
     assert_status(call.status, UMBP_UNSUPPORTED);
     rig_call_free(&call);
     test_rng_init(&rng, 9);
@@ -283,7 +283,7 @@ static void hostile_frames_are_refused(void **state)
         crc = crc32c(crc, rig_frame + PROTO_HEADER_BYTES, body);
         memcpy(rig_frame + 44, &crc, 4);
         rig_send(&call, client, peer, rig_frame, PROTO_HEADER_BYTES + body, 100, false);
-        rig_finish(&call);
+        rig_await(&call);
         rig_call_free(&call);
     }
     rig_end(&world);
@@ -300,7 +300,7 @@ static void places_stay_pinned_until_they_are_released(void **state)
     struct rig_client *client = &world.clients[0];
     rig_put(client, peer, "k", 0, 4, 100000, UMBP_OK);
     rig_get_begin(&call, client, peer, "k", 0, 1, 100000, 1000);
-    rig_finish(&call);
+    rig_await(&call);
     assert_true(rig_got_at(&call, 0).has_places);
     assert_int_equal(pins_of(&world, "k0"), 1);
     /* Everything else is evicted, and what is pinned stays where it is, even removed. */
@@ -329,7 +329,7 @@ static void a_reader_that_dies_with_pins_held_gives_them_back(void **state)
     struct rig_client *client = &world.clients[0];
     rig_put(client, peer, "k", 0, 1, 100000, UMBP_OK);
     rig_get_begin(&call, client, peer, "k", 0, 1, 100000, 1000);
-    rig_finish(&call);
+    rig_await(&call);
     assert_int_equal(pins_of(&world, "k0"), 1);
     fabric_sim_kill(client->fabric);
     rig_advance(&world, 100);
@@ -353,7 +353,7 @@ static void a_stopped_reader_can_not_take_reused_pages_for_its_value(void **stat
         fabric_peer other = rig_connect(&world.clients[1], 0);
         rig_put(client, peer, "k", 0, 1, 500000, UMBP_OK);
         rig_get_begin(&call, client, peer, "k", 0, 1, 500000, 1000);
-        rig_finish(&call);
+        rig_await(&call);
         assert_true(rig_got_at(&call, 0).has_places);
         fabric_sim_stop(client->fabric);
         rig_advance(&world, by_timer ? 1000 : 5000); /* pin_ms is over, or the connection */
@@ -378,7 +378,7 @@ static void a_peer_may_pin_only_so_much(void **state)
     struct rig_client *client = &world.clients[0];
     rig_put(client, peer, "k", 0, 5, 100000, UMBP_OK);
     rig_get_begin(&call, client, peer, "k", 0, 5, 100000, 1000);
-    rig_finish(&call);
+    rig_await(&call);
     for (unsigned i = 0; i < 5; i++) {
         struct proto_got got = rig_got_at(&call, i);
         assert_ok(got.status);
@@ -473,7 +473,7 @@ static void a_full_tier_evicts_for_a_put_and_waits_for_pins_only_so_long(void **
         rig_put(client, peer, "k", i * 4, 4, 100000, UMBP_OK);
     }
     rig_get_begin(&call, client, peer, "k", 36, 4, 100000, 1000);
-    rig_finish(&call);
+    rig_await(&call);
     rig_client_open(&world, 1, 1);
     fabric_peer other = rig_connect(&world.clients[1], 0);
     uint64_t before_ns = rig_in_ms(&world, 0);
@@ -510,7 +510,7 @@ static void too_many_requests_at_once_are_told_busy(void **state)
         rig_put_begin(&calls[i], client, peer, "k", 0, 1, 100000, 0, 5000);
     }
     for (unsigned i = 0; i < 4; i++) {
-        rig_finish(&calls[i]);
+        rig_await(&calls[i]);
         busy += calls[i].status == UMBP_BUSY;
         rig_call_free(&calls[i]);
     }
@@ -529,7 +529,7 @@ static void reserve(struct rig_call *call, struct rig_client *client, fabric_pee
     assert_ok(proto_reserve_encode(rig_buffer(), rig_next(client, 1000), lifetime_ms, &item, 1,
                                    &frame_bytes));
     rig_send(call, client, peer, rig_frame, frame_bytes, 1000, true);
-    rig_finish(call);
+    rig_await(call);
 }
 
 static struct proto_slot slot_of(const struct rig_call *call)
@@ -552,7 +552,7 @@ static enum umbp_status commit(struct rig_client *client, fabric_peer peer, uint
         .slot = slot, .bytes = bytes, .key_hash = hash_key(key, strlen(key), RIG_SEED).low};
     assert_ok(proto_commit_encode(rig_buffer(), rig_next(client, 1000), &item, 1, &frame_bytes));
     rig_send(&call, client, peer, rig_frame, frame_bytes, 1000, false);
-    rig_finish(&call);
+    rig_await(&call);
     enum umbp_status status = rig_status_at(&call, 0);
     rig_call_free(&call);
     return status;
@@ -565,7 +565,7 @@ static enum umbp_status abort_slot(struct rig_client *client, fabric_peer peer, 
     assert_ok(proto_numbers_encode(rig_buffer(), rig_next(client, 1000), PROTO_ABORT, 0, &slot, 1,
                                    &frame_bytes));
     rig_send(&call, client, peer, rig_frame, frame_bytes, 1000, false);
-    rig_finish(&call);
+    rig_await(&call);
     enum umbp_status status = rig_status_at(&call, 0);
     rig_call_free(&call);
     return status;
