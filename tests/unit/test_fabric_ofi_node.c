@@ -1,0 +1,410 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* A node on libfabric's tcp endpoints, with its own threads: clients on other threads, by RMA and
+ * by reads of the same host, and a client that goes amid it all. */
+#include "store_support.h"
+
+#include <pthread.h>
+
+#include "fabric/fabric.h"
+#include "node/node.h"
+#include "proto/proto.h"
+#include "store_rig.h"
+
+#define SEED 0x0f1
+#define ROOM (4u * 1024u * 1024u)
+#define BATCH 16u
+
+struct served {
+    struct store *store;
+    struct node *node;
+    struct fabric *fabric;
+};
+
+static struct fabric_options fabric_options_for(bool same_host)
+{
+    return (struct fabric_options){.struct_bytes = sizeof(struct fabric_options),
+                                   .provider = "tcp",
+                                   .cluster = "test",
+                                   .hash_seed = SEED,
+                                   .same_host_off = !same_host};
+}
+
+static struct served serve(struct store *store, bool same_host)
+{
+    struct served served = {.store = store};
+    struct fabric_options fabric_options = fabric_options_for(same_host);
+    const struct node_options options = {.store = store,
+                                         .hash_seed = SEED,
+                                         .id = "n",
+                                         .incarnation = 1,
+                                         .staging_bytes = 1 << 20,
+                                         .staging_slots = 4};
+    char error[256] = "";
+    assert_ok(node_create(&options, &served.node));
+    struct fabric_handlers handlers = node_handlers(served.node);
+    fabric_options.listen = "127.0.0.1:0";
+    if (fabric_open(&fabric_options, &handlers, error, sizeof(error), &served.fabric) != UMBP_OK) {
+        fail_msg("no endpoint: %s", error);
+    }
+    assert_ok(node_start(served.node, served.fabric));
+    return served;
+}
+
+static void end_service(struct served *served)
+{
+    node_stop(served->node, soon());
+    assert_ok(fabric_close(served->fabric, soon()));
+    node_destroy(served->node);
+    fabric_destroy(served->fabric);
+}
+
+struct client {
+    struct fabric *fabric;
+    struct fabric_region *region;
+    fabric_peer peer;
+    uint8_t *memory;
+    uint8_t *frame;
+    uint64_t next_request;
+};
+
+struct connecting {
+    struct client *client;
+    struct fabric_latch latch;
+    enum umbp_status status;
+};
+
+static void on_connected(void *context, enum umbp_status status, fabric_peer peer)
+{
+    struct connecting *connecting = context;
+    connecting->status = status;
+    connecting->client->peer = peer;
+    fabric_latch_down(connecting->client->fabric, &connecting->latch);
+}
+
+/* The node takes connections from a moment after node_start on. */
+static enum umbp_status connect_once(struct client *client, const char *address)
+{
+    struct connecting connecting = {.client = client};
+    fabric_latch_init(&connecting.latch, 1);
+    assert_ok(fabric_connect(client->fabric, address, fabric_now_ns(client->fabric) + 5 * NS_PER_S,
+                             on_connected, &connecting));
+    assert_ok(fabric_wait(client->fabric, &connecting.latch,
+                          fabric_now_ns(client->fabric) + 20 * NS_PER_S));
+    return connecting.status;
+}
+
+static void open_client(struct client *client, const char *address, bool same_host)
+{
+    struct fabric_options options = fabric_options_for(same_host);
+    const struct fabric_handlers handlers = {.context = client};
+    char error[256] = "";
+    *client = (struct client){.memory = calloc(1, ROOM), .frame = malloc(PROTO_EAGER_MAX)};
+    if (fabric_open(&options, &handlers, error, sizeof(error), &client->fabric) != UMBP_OK) {
+        fail_msg("no endpoint: %s", error);
+    }
+    assert_ok(fabric_region_create(client->fabric, client->memory, ROOM,
+                                   FABRIC_REMOTE_READ | FABRIC_REMOTE_WRITE, -1, 0,
+                                   &client->region));
+    enum umbp_status status = UMBP_BUSY;
+    for (unsigned i = 0; i < 100 && status == UMBP_BUSY; i++) {
+        status = connect_once(client, address);
+    }
+    assert_ok(status);
+}
+
+static void close_client(struct client *client)
+{
+    assert_ok(fabric_close(client->fabric, soon()));
+    fabric_region_destroy(client->fabric, client->region);
+    fabric_destroy(client->fabric);
+    free(client->memory);
+    free(client->frame);
+}
+
+struct answer {
+    struct client *client;
+    struct fabric_latch latch;
+    enum umbp_status status;
+    uint8_t *data;
+    struct proto_frame frame;
+    uint64_t epoch;
+};
+
+static void on_reply(void *context, const struct fabric_reply *reply)
+{
+    struct answer *answer = context;
+    answer->status = reply->status;
+    answer->epoch = reply->epoch;
+    answer->data = malloc(reply->bytes + 1);
+    if (reply->bytes) {
+        memcpy(answer->data, reply->data, reply->bytes);
+    }
+    if (answer->status == UMBP_OK) {
+        answer->status = proto_frame_open(answer->data, reply->bytes, &answer->frame);
+    }
+    fabric_latch_down(answer->client->fabric, &answer->latch);
+}
+
+/* The frame that the client has encoded. */
+static void ask(struct client *client, size_t bytes, struct answer *answer)
+{
+    const struct iovec part = {client->frame, bytes};
+    *answer = (struct answer){.client = client};
+    fabric_latch_init(&answer->latch, 1);
+    const struct fabric_call call = {.peer = client->peer,
+                                     .parts = &part,
+                                     .part_count = 1,
+                                     .deadline_ns = fabric_now_ns(client->fabric) + 20 * NS_PER_S,
+                                     .exposes_memory = true,
+                                     .done = on_reply,
+                                     .context = answer};
+    assert_ok(fabric_call(client->fabric, &call));
+    assert_ok(
+        fabric_wait(client->fabric, &answer->latch, fabric_now_ns(client->fabric) + 30 * NS_PER_S));
+}
+
+static struct proto_key key_of(const struct client *client)
+{
+    struct fabric_key key = fabric_region_key(client->fabric, client->region);
+    return (struct proto_key){key.key, key.base};
+}
+
+static void put_batch(struct client *client, unsigned first, uint64_t bytes)
+{
+    struct named names[BATCH];
+    struct proto_piece pieces[BATCH];
+    struct proto_put items[BATCH];
+    struct proto_walk walk;
+    struct answer answer;
+    enum umbp_status status;
+    size_t frame_bytes = 0;
+    for (unsigned i = 0; i < BATCH; i++) {
+        uint8_t *data = client->memory + i * bytes;
+        test_fill(data, bytes, first + i);
+        pieces[i] = (struct proto_piece){(uint64_t)(uintptr_t)data, key_of(client), bytes};
+        items[i] = (struct proto_put){.key = name_key(&names[i], "k", first + i),
+                                      .bytes = bytes,
+                                      .pieces = &pieces[i],
+                                      .piece_count = 1};
+    }
+    assert_ok(proto_put_encode((struct proto_buffer){client->frame, PROTO_EAGER_MAX},
+                               (struct proto_call){.request_id = ++client->next_request}, items,
+                               BATCH, &frame_bytes));
+    ask(client, frame_bytes, &answer);
+    assert_ok(answer.status);
+    assert_ok(proto_statuses_open(&answer.frame, &walk));
+    while (proto_statuses_next(&walk, &status)) {
+        assert_true(status == UMBP_OK || status == UMBP_ALREADY_EXISTS);
+    }
+    free(answer.data);
+}
+
+static void pull_places(struct client *client, const struct answer *answer,
+                        const struct proto_got *got, uint8_t *to)
+{
+    struct fabric_piece *pieces = calloc(got->place_count, sizeof(*pieces));
+    for (uint32_t p = 0; p < got->place_count; p++) {
+        struct proto_place place = proto_place_at(got->rows, p);
+        pieces[p] =
+            (struct fabric_piece){.local = to, .remote = place.address, .bytes = place.bytes};
+        to += place.bytes;
+    }
+    assert_ok(
+        fabric_pull_wait(client->fabric, client->peer, answer->epoch, pieces, got->place_count));
+    free(pieces);
+}
+
+static void release(struct client *client, uint64_t request_id)
+{
+    uint8_t frame[128];
+    size_t bytes = 0;
+    assert_ok(proto_numbers_encode((struct proto_buffer){frame, sizeof(frame)},
+                                   (struct proto_call){0}, PROTO_RELEASE, PROTO_FLAG_ONE_WAY,
+                                   &request_id, 1, &bytes));
+    const struct iovec part = {frame, bytes};
+    assert_ok(fabric_send(client->fabric, client->peer, &part, 1));
+}
+
+static void get_batch(struct client *client, unsigned first, uint64_t bytes, bool wants_places)
+{
+    struct named names[BATCH];
+    struct proto_range ranges[BATCH];
+    struct proto_get items[BATCH];
+    struct proto_walk walk;
+    struct proto_got got;
+    struct answer answer;
+    size_t frame_bytes = 0;
+    memset(client->memory, 0, BATCH * bytes);
+    for (unsigned i = 0; i < BATCH; i++) {
+        ranges[i] = (struct proto_range){
+            0, bytes, (uint64_t)(uintptr_t)(client->memory + i * bytes), key_of(client)};
+        items[i] = (struct proto_get){.key = name_key(&names[i], "k", first + i),
+                                      .bytes = bytes,
+                                      .ranges = &ranges[i],
+                                      .range_count = 1};
+    }
+    assert_ok(proto_get_encode((struct proto_buffer){client->frame, PROTO_EAGER_MAX},
+                               (struct proto_call){.request_id = ++client->next_request}, items,
+                               BATCH, &frame_bytes));
+    ask(client, frame_bytes, &answer);
+    assert_ok(answer.status);
+    assert_ok(proto_got_open(&answer.frame, &walk));
+    for (unsigned i = 0; proto_got_next(&walk, &got); i++) {
+        assert_ok(got.status);
+        assert_true(!got.has_places || wants_places);
+        if (got.has_places) {
+            pull_places(client, &answer, &got, client->memory + i * bytes);
+        }
+        assert_true(test_check_fill(client->memory + i * bytes, bytes, first + i));
+    }
+    release(client, client->next_request);
+    free(answer.data);
+}
+
+/* ---------------------------------------------------------------------------- tests ------ */
+
+struct crew {
+    const char *address;
+    bool same_host;
+    unsigned first;
+    uint64_t bytes;
+};
+
+static void *work(void *context)
+{
+    const struct crew *crew = context;
+    struct client client;
+    open_client(&client, crew->address, crew->same_host);
+    for (unsigned round = 0; round < 10; round++) {
+        put_batch(&client, crew->first + round % 3 * BATCH, crew->bytes);
+        get_batch(&client, crew->first + round % 3 * BATCH, crew->bytes, crew->same_host);
+    }
+    close_client(&client);
+    return NULL;
+}
+
+static void several_clients_put_and_get(void **state)
+{
+    (void)state;
+    for (int same_host = 0; same_host < 2; same_host++) {
+        struct store_options options = small_options(32 * MIB);
+        struct store *store = make_store(&options);
+        struct served served = serve(store, same_host);
+        const char *address = fabric_address(served.fabric);
+        pthread_t threads[3];
+        struct crew crew[3];
+        for (unsigned i = 0; i < 3; i++) { /* two of them on the same keys */
+            crew[i] = (struct crew){address, same_host, i / 2 * 1000, i / 2 ? 3000 : 100000};
+            assert_int_equal(pthread_create(&threads[i], NULL, work, &crew[i]), 0);
+        }
+        for (unsigned i = 0; i < 3; i++) {
+            pthread_join(threads[i], NULL);
+        }
+        end_service(&served);
+        finish_store(store);
+    }
+}
+
+static void values_on_the_ssd_come_by_its_own_threads(void **state)
+{
+    (void)state;
+    for (int same_host = 0; same_host < 2; same_host++) {
+        struct rig rig = rig_make();
+        struct client client;
+        struct named named;
+        rig_open(&rig);
+        for (unsigned i = 0; i < BATCH; i++) {
+            assert_ok(put_value(rig.store, name_key(&named, "k", i), 100000, i, 0));
+        }
+        assert_ok(store_flush(rig.store, soon()));
+        empty_memory(rig.store);
+        struct served served = serve(rig.store, same_host);
+        open_client(&client, fabric_address(served.fabric), same_host);
+        get_batch(&client, 0, 100000, false);
+        close_client(&client);
+        end_service(&served);
+        rig_finish(&rig);
+    }
+}
+
+/* It begins to close while its clients are at work: every call ends, nothing is left behind. */
+static void *work_until_it_fails(void *context)
+{
+    const struct crew *crew = context;
+    struct client client;
+    struct answer answer;
+    struct named named;
+    enum umbp_status status = UMBP_OK;
+    open_client(&client, crew->address, crew->same_host);
+    while (status == UMBP_OK) {
+        struct proto_piece piece = {(uint64_t)(uintptr_t)client.memory, key_of(&client),
+                                    crew->bytes};
+        const struct proto_put item = {.key =
+                                           name_key(&named, "x", crew->first + client.next_request),
+                                       .bytes = crew->bytes,
+                                       .pieces = &piece,
+                                       .piece_count = 1};
+        const struct fabric_call call = {.peer = client.peer,
+                                         .parts = &(struct iovec){client.frame, 0},
+                                         .part_count = 1,
+                                         .deadline_ns =
+                                             fabric_now_ns(client.fabric) + 20 * NS_PER_S,
+                                         .exposes_memory = true,
+                                         .done = on_reply,
+                                         .context = &answer};
+        size_t bytes = 0;
+        assert_ok(proto_put_encode((struct proto_buffer){client.frame, PROTO_EAGER_MAX},
+                                   (struct proto_call){.request_id = ++client.next_request}, &item,
+                                   1, &bytes));
+        struct iovec part = {client.frame, bytes};
+        struct fabric_call whole = call;
+        whole.parts = &part;
+        answer = (struct answer){.client = &client};
+        fabric_latch_init(&answer.latch, 1);
+        status = fabric_call(client.fabric, &whole);
+        if (status == UMBP_OK) {
+            assert_ok(fabric_wait(client.fabric, &answer.latch,
+                                  fabric_now_ns(client.fabric) + 30 * NS_PER_S));
+            status = answer.status;
+            free(answer.data);
+        }
+    }
+    close_client(&client);
+    return NULL;
+}
+
+static bool has_served(void *context) { return stat_of(context, "puts.stored") > 20; }
+
+static void a_node_that_ends_amid_puts_leaves_nothing_behind(void **state)
+{
+    (void)state;
+    for (int same_host = 0; same_host < 2; same_host++) {
+        struct store_options options = small_options(8 * MIB);
+        struct store *store = make_store(&options);
+        struct served served = serve(store, same_host);
+        pthread_t threads[2];
+        struct crew crew[2];
+        for (unsigned i = 0; i < 2; i++) {
+            crew[i] = (struct crew){fabric_address(served.fabric), same_host, i * 1000000, 500000};
+            assert_int_equal(pthread_create(&threads[i], NULL, work_until_it_fails, &crew[i]), 0);
+        }
+        assert_true(test_wait_until(has_served, store, WAIT_MS));
+        assert_ok(fabric_close(served.fabric, soon())); /* without taking leave */
+        for (unsigned i = 0; i < 2; i++) {
+            pthread_join(threads[i], NULL);
+        }
+        node_destroy(served.node);
+        fabric_destroy(served.fabric);
+        finish_store(store);
+    }
+}
+
+int main(void)
+{
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test(several_clients_put_and_get),
+        cmocka_unit_test(values_on_the_ssd_come_by_its_own_threads),
+        cmocka_unit_test(a_node_that_ends_amid_puts_leaves_nothing_behind),
+    };
+    return cmocka_run_group_tests(tests, NULL, NULL);
+}
