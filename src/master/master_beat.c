@@ -401,13 +401,16 @@ static enum umbp_status beat_members(struct master *master, struct node *node,
         node->wants_sync = true;
         news->has_revived = true;
     }
-    if (news->has_revived || node->is_lost) {
+    bool is_back = news->has_revived || node->is_lost;
+    if (is_back) {
         node->is_lost = false;
         node_publish_view(master, node, true);
     }
     atomic_store_explicit(&node->last_beat_ns, now_ns(master), memory_order_relaxed);
     take_capacities(master, node, beat, news);
-    put_node_here(master, node);
+    if (is_back || beat->has_capacities) { /* only a report makes up for what was routed */
+        put_node_here(master, node);
+    }
     return UMBP_OK;
 }
 

@@ -383,6 +383,19 @@ static uint64_t interval_ms(const struct master *master)
                           master->options.heartbeat_interval_divisor);
 }
 
+static void tell_refusal(struct master *master, const struct master_registration *registration,
+                         enum umbp_status status)
+{
+    uint64_t held_back;
+    if (log_limit_pass(&master->refusals, 1000, &held_back)) {
+        log_warn("node_refused", "id=\"%.*s\" incarnation=%llu reason=\"%s\" not_shown=%llu",
+                 (int)registration->id.bytes, registration->id.data,
+                 (unsigned long long)registration->incarnation,
+                 status == UMBP_BUSY ? "a live node has this id" : umbp_status_text(status),
+                 (unsigned long long)held_back);
+    }
+}
+
 enum umbp_status master_register(struct master *master,
                                  const struct master_registration *registration,
                                  struct master_registered *registered_out)
@@ -429,10 +442,7 @@ enum umbp_status master_register(struct master *master,
                  (int)registration->id.bytes, registration->id.data, registered_out->node,
                  (unsigned long long)registration->incarnation);
     } else {
-        log_warn("node_refused", "id=\"%.*s\" incarnation=%llu reason=\"%s\"",
-                 (int)registration->id.bytes, registration->id.data,
-                 (unsigned long long)registration->incarnation,
-                 status == UMBP_BUSY ? "a live node has this id" : umbp_status_text(status));
+        tell_refusal(master, registration, status);
     }
     return status;
 }

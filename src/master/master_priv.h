@@ -305,6 +305,7 @@ struct master {
     uint64_t window;     /* the number of this window of put_window_ms */
     struct rng rng;
 
+    struct log_limit refusals;
     _Atomic uint64_t choice; /* relaxed: a source of different numbers */
     _Atomic uint32_t match_calls;
     _Atomic uint64_t counters[COUNTERS];
