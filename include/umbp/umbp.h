@@ -384,6 +384,55 @@ umbp_host_buffer_describe(const struct umbp_host_buffer *buffer,
 /* Unmap it and close its descriptor. Takes NULL. */
 UMBP_EXPORT void umbp_host_buffer_destroy(struct umbp_host_buffer *buffer);
 
+/* ---------------------------------------------------------------- external KV index ------ */
+
+/*
+ * What an engine keeps outside of the pool (its own GPU and host caches), told to the masters by
+ * hash, so that a scheduler can send a request to where its prefix is. Nothing is stored or moved.
+ * In the pool scheme only: elsewhere UMBP_UNSUPPORTED. A hash is any key (its bytes are hashed on).
+ * Errors besides: UMBP_INVALID_KEY (nothing is told then), UMBP_LIMIT above UMBP_BATCH_MAX,
+ * UMBP_NOT_FOUND (no master knows this node, as one that serves, yet), UMBP_IO (no master answers),
+ * UMBP_TIMEOUT, UMBP_NO_MEMORY.
+ */
+enum umbp_tier {
+    UMBP_TIER_NONE = 0,
+    UMBP_TIER_HBM = 1,
+    UMBP_TIER_DRAM = 2,
+    UMBP_TIER_SSD = 3,
+};
+
+/* This node has these hashes at the tier; tiers add up. Idempotent. */
+UMBP_EXPORT UMBP_MUST_USE enum umbp_status umbp_external_report(struct umbp_client *client,
+                                                                const struct umbp_key *hashes,
+                                                                size_t count, enum umbp_tier tier);
+/* It has them at the tier no more. */
+UMBP_EXPORT UMBP_MUST_USE enum umbp_status umbp_external_revoke(struct umbp_client *client,
+                                                                const struct umbp_key *hashes,
+                                                                size_t count, enum umbp_tier tier);
+/* It has nothing at the tier any more (UMBP_TIER_NONE: at any tier). */
+UMBP_EXPORT UMBP_MUST_USE enum umbp_status umbp_external_revoke_all(struct umbp_client *client,
+                                                                    enum umbp_tier tier);
+
+/* One place where one of the hashes is. Texts are borrowed until the visitor returns. */
+struct umbp_external_match {
+    size_t struct_bytes;
+    const char *node_id;
+    const char *peer_address;
+    enum umbp_tier tier;
+    uint32_t index; /* of the hash, in the call */
+};
+
+/* Every place of every hash, node by node and tier by tier. `counts_as_hit`: this is a routing
+ * decision and not just a look, so each hash that was found gets one hit. */
+UMBP_EXPORT UMBP_MUST_USE enum umbp_status umbp_external_match(
+    struct umbp_client *client, const struct umbp_key *hashes, size_t count, bool counts_as_hit,
+    void (*visit)(void *context, const struct umbp_external_match *match), void *context);
+
+/* How often each hash was hit, 0 for one that is not known (any more). */
+UMBP_EXPORT UMBP_MUST_USE enum umbp_status umbp_external_hits(struct umbp_client *client,
+                                                              const struct umbp_key *hashes,
+                                                              size_t count, uint64_t *hits_out);
+
 /* ----------------------------------------------------------------------------- logs ------ */
 
 enum umbp_log_level {

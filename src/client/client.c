@@ -389,6 +389,52 @@ static uint64_t call_deadline(const struct umbp_client *client, uint32_t timeout
     return clock_deadline_ns(clock_monotonic(), timeout_ms ? timeout_ms : client->op_timeout_ms);
 }
 
+/* ------------------------------------------------------------------ external KV index ---- */
+
+static enum umbp_status external_tell(struct umbp_client *client, enum client_external op,
+                                      const struct umbp_key *hashes, size_t count,
+                                      enum umbp_tier tier)
+{
+    enum umbp_status status;
+    CLIENT_CALL(client, client->ops->external_tell(client->self, op, hashes, count, tier));
+    return status;
+}
+
+enum umbp_status umbp_external_report(struct umbp_client *client, const struct umbp_key *hashes,
+                                      size_t count, enum umbp_tier tier)
+{
+    return external_tell(client, CLIENT_EXTERNAL_REPORT, hashes, count, tier);
+}
+
+enum umbp_status umbp_external_revoke(struct umbp_client *client, const struct umbp_key *hashes,
+                                      size_t count, enum umbp_tier tier)
+{
+    return external_tell(client, CLIENT_EXTERNAL_REVOKE, hashes, count, tier);
+}
+
+enum umbp_status umbp_external_revoke_all(struct umbp_client *client, enum umbp_tier tier)
+{
+    return external_tell(client, CLIENT_EXTERNAL_REVOKE_ALL, NULL, 0, tier);
+}
+
+enum umbp_status umbp_external_match(
+    struct umbp_client *client, const struct umbp_key *hashes, size_t count, bool counts_as_hit,
+    void (*visit)(void *context, const struct umbp_external_match *match), void *context)
+{
+    enum umbp_status status;
+    CLIENT_CALL(client, client->ops->external_match(client->self, hashes, count, counts_as_hit,
+                                                    visit, context));
+    return status;
+}
+
+enum umbp_status umbp_external_hits(struct umbp_client *client, const struct umbp_key *hashes,
+                                    size_t count, uint64_t *hits_out)
+{
+    enum umbp_status status;
+    CLIENT_CALL(client, client->ops->external_hits(client->self, hashes, count, hits_out));
+    return status;
+}
+
 enum umbp_status umbp_flush(struct umbp_client *client, uint32_t timeout_ms)
 {
     enum umbp_status status;

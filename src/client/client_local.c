@@ -85,6 +85,41 @@ static enum umbp_status local_deregister_memory(void *self, void *data)
     return UMBP_OK;
 }
 
+static enum umbp_status local_external_tell(void *self, enum client_external op,
+                                            const struct umbp_key *hashes, size_t count,
+                                            enum umbp_tier tier)
+{
+    (void)self;
+    (void)op;
+    (void)hashes;
+    (void)count;
+    (void)tier;
+    return UMBP_UNSUPPORTED;
+}
+
+static enum umbp_status
+local_external_match(void *self, const struct umbp_key *hashes, size_t count, bool counts_as_hit,
+                     void (*visit)(void *, const struct umbp_external_match *), void *context)
+{
+    (void)self;
+    (void)hashes;
+    (void)count;
+    (void)counts_as_hit;
+    (void)visit;
+    (void)context;
+    return UMBP_UNSUPPORTED;
+}
+
+static enum umbp_status local_external_hits(void *self, const struct umbp_key *hashes, size_t count,
+                                            uint64_t *hits_out)
+{
+    (void)self;
+    (void)hashes;
+    (void)count;
+    (void)hits_out;
+    return UMBP_UNSUPPORTED;
+}
+
 static enum umbp_status local_flush(void *self, uint64_t deadline_ns)
 {
     return store_flush(self, deadline_ns);
@@ -130,6 +165,9 @@ const struct client_ops client_local_ops = {
     .batch_remove = local_batch_remove,
     .register_memory = local_register_memory,
     .deregister_memory = local_deregister_memory,
+    .external_tell = local_external_tell,
+    .external_match = local_external_match,
+    .external_hits = local_external_hits,
     .flush = local_flush,
     .clear = local_clear,
     .list = local_list,

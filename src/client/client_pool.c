@@ -252,6 +252,7 @@ static enum umbp_status make_pool(struct making *making)
     const struct pool_options options = {
         .fabric = self->fabric,
         .store = self->store,
+        .node_id = self->node ? making->node_id : NULL,
         .master_count = making->door_count,
         .hash_seed = making->store.hash_seed,
         .op_timeout_ms = making->store.op_timeout_ms,
@@ -425,6 +426,35 @@ static enum umbp_status pool_client_deregister_memory(void *self, void *data)
     return pool_deregister(pool_of(self), data);
 }
 
+static enum umbp_status pool_client_external_tell(void *self, enum client_external op,
+                                                  const struct umbp_key *hashes, size_t count,
+                                                  enum umbp_tier tier)
+{
+    switch (op) {
+    case CLIENT_EXTERNAL_REPORT:
+        return pool_external_report(pool_of(self), hashes, count, tier);
+    case CLIENT_EXTERNAL_REVOKE:
+        return pool_external_revoke(pool_of(self), hashes, count, tier);
+    case CLIENT_EXTERNAL_REVOKE_ALL:
+        break;
+    }
+    return pool_external_revoke_all(pool_of(self), tier);
+}
+
+static enum umbp_status
+pool_client_external_match(void *self, const struct umbp_key *hashes, size_t count,
+                           bool counts_as_hit,
+                           void (*visit)(void *, const struct umbp_external_match *), void *context)
+{
+    return pool_external_match(pool_of(self), hashes, count, counts_as_hit, visit, context);
+}
+
+static enum umbp_status pool_client_external_hits(void *self, const struct umbp_key *hashes,
+                                                  size_t count, uint64_t *hits_out)
+{
+    return pool_external_hits(pool_of(self), hashes, count, hits_out);
+}
+
 /* The own store's: every owner makes durable what it owns. */
 static enum umbp_status pool_client_flush(void *context, uint64_t deadline_ns)
 {
@@ -494,6 +524,9 @@ const struct client_ops client_pool_ops = {
     .batch_remove = pool_client_batch_remove,
     .register_memory = pool_client_register_memory,
     .deregister_memory = pool_client_deregister_memory,
+    .external_tell = pool_client_external_tell,
+    .external_match = pool_client_external_match,
+    .external_hits = pool_client_external_hits,
     .flush = pool_client_flush,
     .clear = pool_client_clear,
     .list = pool_client_list,

@@ -14,6 +14,12 @@
 #include "config/config.h"
 #include <umbp/umbp.h>
 
+enum client_external {
+    CLIENT_EXTERNAL_REPORT,
+    CLIENT_EXTERNAL_REVOKE,
+    CLIENT_EXTERNAL_REVOKE_ALL,
+};
+
 struct client_ops {
     const char *name; /* of the scheme, as in the configuration */
     enum umbp_deployment deployment;
@@ -43,6 +49,17 @@ struct client_ops {
     /* The client keeps the list of what is registered; the scheme makes it known to its network. */
     enum umbp_status (*register_memory)(void *self, void *data, size_t bytes);
     enum umbp_status (*deregister_memory)(void *self, void *data);
+    /* The external KV index; NULL-free: schemes without one answer UMBP_UNSUPPORTED. `op` tells
+     * which of the three tellings. */
+    enum umbp_status (*external_tell)(void *self, enum client_external op,
+                                      const struct umbp_key *hashes, size_t count,
+                                      enum umbp_tier tier);
+    enum umbp_status (*external_match)(void *self, const struct umbp_key *hashes, size_t count,
+                                       bool counts_as_hit,
+                                       void (*visit)(void *, const struct umbp_external_match *),
+                                       void *context);
+    enum umbp_status (*external_hits)(void *self, const struct umbp_key *hashes, size_t count,
+                                      uint64_t *hits_out);
     enum umbp_status (*flush)(void *self, uint64_t deadline_ns);
     enum umbp_status (*clear)(void *self, uint64_t deadline_ns);
     enum umbp_status (*list)(void *self, bool (*visit)(void *, const struct umbp_entry_info *),

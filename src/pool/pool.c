@@ -40,6 +40,10 @@ enum umbp_status pool_create(const struct pool_options *options, struct pool **p
     atomic_init(&pool->next_id, 1);
     (void)snprintf(pool->own_address, sizeof(pool->own_address), "%s",
                    fabric_address(options->fabric));
+    if (options->node_id) {
+        (void)snprintf(pool->node_id, sizeof(pool->node_id), "%s", options->node_id);
+        pool->options.node_id = pool->node_id;
+    }
     mutex_init(&pool->lock, RANK_POOL);
     mutex_init(&pool->hint_lock, RANK_POOL);
     condition_init(&pool->area_free);

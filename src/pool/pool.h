@@ -60,7 +60,8 @@ struct pool_options {
     /* Any thread: a master's address is needed, or the one that was found does not work. */
     void (*master_wanted)(void *context, uint32_t master);
     void *context;
-    uint64_t hash_seed; /* of the cluster, and of the store */
+    const char *node_id; /* the own node's; copied. NULL: a client only */
+    uint64_t hash_seed;  /* of the cluster, and of the store */
     uint32_t op_timeout_ms;
     uint32_t retries; /* rounds after the first */
     enum pool_recache recache;
@@ -105,6 +106,19 @@ MUST_USE enum umbp_status pool_stat(struct pool *pool, struct umbp_key key,
 /* As umbp_register_memory. UMBP_BUSY from deregister: a call is using it. */
 MUST_USE enum umbp_status pool_register(struct pool *pool, void *data, size_t bytes);
 MUST_USE enum umbp_status pool_deregister(struct pool *pool, void *data);
+
+/* As the public functions of the same names. */
+MUST_USE enum umbp_status pool_external_report(struct pool *pool, const struct umbp_key *hashes,
+                                               size_t count, enum umbp_tier tier);
+MUST_USE enum umbp_status pool_external_revoke(struct pool *pool, const struct umbp_key *hashes,
+                                               size_t count, enum umbp_tier tier);
+MUST_USE enum umbp_status pool_external_revoke_all(struct pool *pool, enum umbp_tier tier);
+MUST_USE enum umbp_status
+pool_external_match(struct pool *pool, const struct umbp_key *hashes, size_t count,
+                    bool counts_as_hit, void (*visit)(void *, const struct umbp_external_match *),
+                    void *context);
+MUST_USE enum umbp_status pool_external_hits(struct pool *pool, const struct umbp_key *hashes,
+                                             size_t count, uint64_t *hits_out);
 
 /* "pool.*"; `count_out` is how many there are. */
 void pool_stats(struct pool *pool, struct umbp_stat_value *values_out, size_t capacity,

@@ -109,16 +109,7 @@ static uint32_t exclude_handles(const struct pool_area *area, uint32_t master, u
 
 /* ------------------------------------------------------------------------------ calls ---- */
 
-struct question {
-    struct pool_area *area;
-    struct fabric_latch latch;
-    uint32_t master;
-    enum proto_op op;
-    uint32_t count;
-    uint64_t id;
-    enum umbp_status status;
-};
-
+/* On the loop: the answer of ROUTE_PUT, ROUTE_GET or NODES into the area. */
 static enum umbp_status take_routes(struct question *question, const struct proto_frame *frame)
 {
     struct pool_area *area = question->area;
@@ -138,10 +129,28 @@ static enum umbp_status take_routes(struct question *question, const struct prot
     return UMBP_OK;
 }
 
+static enum umbp_status take_placement(struct question *question, const struct proto_frame *frame)
+{
+    const uint8_t *tiers;
+    if (question->op == PROTO_NODES) {
+        return take_routes(question, frame);
+    }
+    if (frame->header.count != question->count) {
+        return UMBP_CORRUPT;
+    }
+    if (question->op != PROTO_LOOKUP) {
+        return take_routes(question, frame);
+    }
+    enum umbp_status status = proto_found_open(frame, &tiers);
+    if (status == UMBP_OK) {
+        memcpy(question->area->found, tiers, question->count);
+    }
+    return status;
+}
+
 static enum umbp_status take_answer(struct question *question, const struct fabric_reply *reply)
 {
     struct proto_frame frame;
-    const uint8_t *tiers;
 
     if (reply->status != UMBP_OK) {
         return reply->status;
@@ -157,17 +166,7 @@ static enum umbp_status take_answer(struct question *question, const struct fabr
     if (frame.header.status != UMBP_OK) {
         return frame.header.status;
     }
-    if (frame.header.count != question->count && question->op != PROTO_NODES) {
-        return UMBP_CORRUPT;
-    }
-    if (question->op != PROTO_LOOKUP) {
-        return take_routes(question, &frame);
-    }
-    status = proto_found_open(&frame, &tiers);
-    if (status == UMBP_OK) {
-        memcpy(question->area->found, tiers, question->count);
-    }
-    return status;
+    return question->take(question, &frame);
 }
 
 static void answered(void *context, const struct fabric_reply *reply)
@@ -238,43 +237,53 @@ static enum umbp_status encode(struct pool_area *area, const struct question *qu
                             bytes_out);
 }
 
-/* One question to one master. */
-static enum umbp_status ask_of(struct pool_area *area, uint32_t master, enum proto_op op,
-                               uint32_t count)
+enum umbp_status master_call(struct question *question, size_t frame_bytes)
 {
+    struct pool_area *area = question->area;
     struct pool *pool = area->pool;
-    struct question question = {
-        .area = area,
-        .master = master,
-        .op = op,
-        .count = count,
-        .id = atomic_fetch_add_explicit(&pool->next_id, 1, memory_order_relaxed),
-        .status = UMBP_CLOSED,
-    };
-    size_t bytes;
+    enum umbp_status status = UMBP_CLOSED;
 
     mutex_lock(&pool->lock);
-    struct pool_link *link = pool->masters[master].link;
+    struct pool_link *link = pool->masters[question->master].link;
     if (link) {
         link->holders++;
     }
     mutex_unlock(&pool->lock);
-    enum umbp_status status = UMBP_CLOSED;
     if (link) {
-        status = encode(area, &question, &bytes);
-        if (status == UMBP_OK) {
-            COUNT(pool, master_calls, 1);
-            status = ask_one(area, &question, link, bytes);
-        }
+        COUNT(pool, master_calls, 1);
+        status = ask_one(area, question, link, frame_bytes);
         link_release(link);
     }
     if (status != UMBP_OK) {
         COUNT(pool, master_failures, 1);
         if (pool->options.master_wanted && status == UMBP_CLOSED) {
-            pool->options.master_wanted(pool->options.context, master);
+            pool->options.master_wanted(pool->options.context, question->master);
         }
     }
     return status;
+}
+
+struct question question_of(struct pool_area *area, uint32_t master, enum proto_op op,
+                            uint32_t count)
+{
+    return (struct question){
+        .area = area,
+        .master = master,
+        .op = op,
+        .count = count,
+        .id = atomic_fetch_add_explicit(&area->pool->next_id, 1, memory_order_relaxed),
+        .status = UMBP_CLOSED,
+    };
+}
+
+static enum umbp_status ask_of(struct pool_area *area, uint32_t master, enum proto_op op,
+                               uint32_t count)
+{
+    struct question question = question_of(area, master, op, count);
+    size_t bytes;
+    question.take = take_placement;
+    enum umbp_status status = encode(area, &question, &bytes);
+    return status == UMBP_OK ? master_call(&question, bytes) : status;
 }
 
 /* Who has just met a master asks for all nodes first: it then knows what the master calls the own

@@ -156,6 +156,7 @@ enum area_kind {
     AREA_EXISTS,
     AREA_REMOVE,
     AREA_STAT,
+    AREA_EXTERNAL,
 };
 
 struct pool_area {
@@ -229,6 +230,7 @@ struct pool {
     const struct clock_source *clock;
     struct clock_source fabric_clock;
     char own_address[FABRIC_ADDRESS_MAX];
+    char node_id[PROTO_TEXT_MAX + 1];
     _Atomic uint64_t next_id;
     _Atomic uint32_t master_now; /* the one that is asked first */
     struct pool_counters counters;
@@ -276,6 +278,23 @@ bool hint_is_gone(struct pool *pool, struct fingerprint print);
 void hint_put(struct pool *pool, struct fingerprint print, link_id link);
 link_id hint_get(struct pool *pool, struct fingerprint print);
 void hint_drop(struct pool *pool, struct fingerprint print);
+
+/* One question to one master. `take` runs on the loop, with the answer's frame. */
+struct question {
+    struct pool_area *area;
+    struct fabric_latch latch;
+    uint32_t master;
+    enum proto_op op;
+    uint32_t count;
+    uint64_t id;
+    enum umbp_status status;
+    enum umbp_status (*take)(struct question *question, const struct proto_frame *frame);
+    void *context;
+};
+struct question question_of(struct pool_area *area, uint32_t master, enum proto_op op,
+                            uint32_t count);
+/* Sends area->buffer[0..frame_bytes), and waits. */
+MUST_USE enum umbp_status master_call(struct question *question, size_t frame_bytes);
 
 /*
  * Ask a master about the items of area->picked[0..count): fills area->routes, or area->found for

@@ -153,6 +153,8 @@ static enum proto_op op_of(enum area_kind kind)
         return PROTO_REMOVE;
     case AREA_STAT:
         return PROTO_RESOLVE;
+    case AREA_EXTERNAL:
+        break; /* asked of masters only */
     }
     return PROTO_EXISTS;
 }
