@@ -463,6 +463,39 @@ static void lost_and_dead_nodes_get_no_puts(void **state)
     master_destroy(master);
 }
 
+static void the_same_seed_and_clock_give_the_same_answers(void **state)
+{
+    struct master_route routes[2][2000];
+    (void)state;
+    for (int run = 0; run < 2; run++) {
+        struct test_clock clock;
+        struct master_options options = rig_options(&clock);
+        options.put_algorithm = MASTER_PUT_RANDOM;
+        struct master *master = rig_create(&options);
+        struct master_event added[100];
+        for (uint64_t key = 0; key < 100; key++) {
+            added[key] = event(true, key, MASTER_TIER_DRAM);
+        }
+        for (int n = 0; n < 5; n++) {
+            char id[8];
+            snprintf(id, sizeof(id), "n%d", n);
+            join(master, id, 1);
+            tell(master, id, 1, 1, added, 100);
+        }
+        for (uint64_t i = 0; i < 1000; i++) {
+            routes[run][2 * i] = get(master, i % 100);
+            routes[run][2 * i + 1] = put(master, 1000 + i, MIB_);
+            clock_move_ms(&clock, 7);
+            master_tick(master);
+        }
+        master_destroy(master);
+    }
+    for (size_t i = 0; i < 2000; i++) {
+        assert_int_equal(routes[0][i].node, routes[1][i].node);
+        assert_int_equal(routes[0][i].outcome, MASTER_ROUTED);
+    }
+}
+
 /* Fault 33; and single and batch calls are counted apart. */
 static void lookups_leave_no_trace_and_routes_are_counted(void **state)
 {
@@ -511,6 +544,7 @@ int main(void)
         cmocka_unit_test(a_value_larger_than_a_node_takes_goes_elsewhere),
         cmocka_unit_test(a_lost_node_is_read_from_only_when_no_other_has_the_key),
         cmocka_unit_test(lost_and_dead_nodes_get_no_puts),
+        cmocka_unit_test(the_same_seed_and_clock_give_the_same_answers),
         cmocka_unit_test(lookups_leave_no_trace_and_routes_are_counted),
     };
     umbp_log_set(UMBP_LOG_ERROR, NULL, NULL);
