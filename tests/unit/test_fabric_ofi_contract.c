@@ -205,14 +205,16 @@ static void lists_move_every_byte_and_no_other(void **state)
                                         : 1 + test_rng_below(&rng, 60000);
             size_t gap = test_rng_below(&rng, 3) ? 0 : test_rng_below(&rng, 5000);
             bytes = bytes < MEMORY - at ? bytes : MEMORY - at;
+            /* In the same order on both sides, or from the other end. */
+            size_t far_at = round % 3 == 2 ? MEMORY - at - bytes : at;
             pieces[count++] = (struct fabric_piece){
                 .local = near + at,
                 .region = pair.region[0],
-                .remote = (uint64_t)(uintptr_t)(far + at),
+                .remote = (uint64_t)(uintptr_t)(far + far_at),
                 .key = fabric_region_key(pair.client.fabric, pair.region[1]),
                 .bytes = bytes,
             };
-            memcpy(expected + at, source + at, bytes);
+            memcpy(expected + (write ? far_at : at), source + (write ? at : far_at), bytes);
             at += bytes + gap;
         }
         transfer(&pair, write, pieces, count, UMBP_OK);
