@@ -334,5 +334,6 @@ MUST_USE bool bench_latency(struct bench *bench);
 MUST_USE bool bench_allocations(struct bench *bench);
 MUST_USE bool bench_ssd(struct bench *bench);
 MUST_USE bool bench_restart(struct bench *bench);
+bool bench_fabric(struct bench *bench); /* only with libfabric; forks */
 
 #endif

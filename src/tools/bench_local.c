@@ -7,6 +7,7 @@
 #include <unistd.h>
 
 #define NAMES_MAX 16u
+#define ON_REQUEST "fabric" /* only when --only names it: it says nothing about the store */
 #define QUICK_DRAM_BYTES (256 * MIB)
 
 struct bench_kind {
@@ -27,6 +28,10 @@ static const struct bench_kind kinds[] = {
     {"ssd", "SSD writes and reads against raw direct io_uring, and what checksums cost", bench_ssd},
     {"latency", "slowest puts while values are evicted and copied, against without", bench_latency},
     {"restart", "time until a client has a million SSD records again", bench_restart},
+#ifdef UMBP_HAVE_FABRIC
+    {"fabric", "between processes: calls and transfers against sockets, libfabric, shared memory",
+     bench_fabric},
+#endif
 };
 
 /* Signal handlers have no other way to speak. */
@@ -71,7 +76,7 @@ static enum tool_exit choose(const struct tool_args *args, const char *only,
                              bool is_chosen[ARRAY_COUNT(kinds)])
 {
     for (size_t i = 0; i < ARRAY_COUNT(kinds); i++) {
-        is_chosen[i] = only == NULL;
+        is_chosen[i] = only == NULL && strcmp(kinds[i].name, ON_REQUEST) != 0;
     }
     while (only != NULL) {
         size_t bytes = strcspn(only, ",");
