@@ -163,7 +163,7 @@ struct rpc_method_stats {
     const char *path;
     uint64_t calls[RPC_CODE_COUNT]; /* by what they ended with */
     uint64_t
-        latency[RPC_LATENCY_BUCKETS]; /* not cumulative; from arrival here to reply handed over */
+        latency[RPC_LATENCY_BUCKETS]; /* not cumulative; from arrival here to the packed reply */
     uint64_t count;
     uint64_t sum_ns;
 };

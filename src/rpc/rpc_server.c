@@ -198,8 +198,9 @@ static void reply(struct slot *slot, enum rpc_code code, grpc_byte_buffer *bytes
     ops[count++].data.send_status_from_server.status_details = &slot->message;
     ops[count].op = GRPC_OP_RECV_CLOSE_ON_SERVER;
     ops[count++].data.recv_close_on_server.cancelled = &slot->was_cancelled;
-    set_state(slot, SLOT_REPLYING);
-    grpc_call_error error = grpc_call_start_batch(slot->call, ops, count, slot, NULL);
+    grpc_call *call = slot->call;
+    set_state(slot, SLOT_REPLYING); /* from here on the slot is the next poller's */
+    grpc_call_error error = grpc_call_start_batch(call, ops, count, slot, NULL);
     ASSERT(error == GRPC_CALL_OK);
     if (bytes != NULL) {
         grpc_byte_buffer_destroy(bytes);
@@ -326,8 +327,8 @@ static void serve(struct rpc_server *server, struct slot *slot, struct rpc_arena
     }
     slot->message = grpc_slice_from_copied_string(message != NULL ? message : "");
     rpc_arena_reset(arena, 0);
+    note(slot->method, code, begin); /* first: who has the reply can rely on the count */
     reply(slot, code, bytes);
-    note(slot->method, code, begin);
     atomic_fetch_sub_explicit(&server->running, 1, memory_order_relaxed);
 }
 
