@@ -9,15 +9,24 @@
 
 /* --------------------------------------------------------------------------- send buffers ----- */
 
+_Static_assert(sizeof(struct wire_frame) + sizeof(struct wire_hello) + FABRIC_IDENTITY_MAX +
+                       FABRIC_ADDRESS_MAX <=
+                   SMALL_STRIDE,
+               "a hello fits");
+_Static_assert(sizeof(struct wire_frame) + READ_ROWS * sizeof(struct wire_row) <= SMALL_STRIDE,
+               "rows fit");
+
 struct tx *fabric_ofi_tx_take(struct ofi *ofi, enum tx_class class)
 {
-    /* Answers always find one: as many are kept back as there can be requests. */
-    unsigned keep = class == TX_CALL     ? ofi->options.requests_max + TX_CONTROL
-                    : class == TX_ANSWER ? 0
-                                         : ofi->options.requests_max;
-    mutex_lock(&ofi->lock);
     struct tx *tx = NULL;
-    if (ofi->txs_free_count > keep) {
+    mutex_lock(&ofi->lock);
+    if (class == TX_CONTROL_MESSAGE) {
+        tx = ofi->smalls_free;
+        if (tx) {
+            ofi->smalls_free = tx->next;
+        }
+    } else if (ofi->txs_free_count > (class == TX_CALL ? ofi->options.requests_max : 0)) {
+        /* Answers always find one: as many are kept back as there can be requests. */
         tx = ofi->txs_free;
         ofi->txs_free = tx->next;
         ofi->txs_free_count--;
@@ -29,6 +38,7 @@ struct tx *fabric_ofi_tx_take(struct ofi *ofi, enum tx_class class)
         tx->request = NULL;
         tx->big = NULL;
         tx->is_user = false;
+        tx->on_way = NULL;
     }
     return tx;
 }
@@ -36,9 +46,14 @@ struct tx *fabric_ofi_tx_take(struct ofi *ofi, enum tx_class class)
 void fabric_ofi_tx_free(struct ofi *ofi, struct tx *tx)
 {
     mutex_lock(&ofi->lock);
-    tx->next = ofi->txs_free;
-    ofi->txs_free = tx;
-    ofi->txs_free_count++;
+    if (tx->is_small) {
+        tx->next = ofi->smalls_free;
+        ofi->smalls_free = tx;
+    } else {
+        tx->next = ofi->txs_free;
+        ofi->txs_free = tx;
+        ofi->txs_free_count++;
+    }
     mutex_unlock(&ofi->lock);
 }
 
@@ -80,6 +95,9 @@ void fabric_ofi_tx_done(struct ofi *ofi, struct tx *tx, bool sent)
 {
     (void)sent; /* a failed one shows as the end of its connection */
     list_remove(&tx->link);
+    if (tx->on_way) {
+        tx->on_way->smalls--;
+    }
     if (tx->request) {
         request_free(ofi, tx->request);
     }
@@ -113,6 +131,14 @@ void fabric_ofi_tx_send(struct peer *peer, struct tx *tx)
     if (!peer->ep) {
         fabric_ofi_tx_done(ofi, tx, false);
         return;
+    }
+    if (tx->is_small) {
+        tx->on_way = peer;
+        if (++peer->smalls > SMALL_PER_PEER) {
+            fabric_ofi_tx_done(ofi, tx, false);
+            fabric_ofi_peer_close(peer, UMBP_BUSY); /* it asks and asks, and does not read */
+            return;
+        }
     }
     struct wire_frame *frame = (void *)tx->buffer;
     frame->tag = peer->their_tag;

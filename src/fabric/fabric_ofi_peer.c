@@ -115,7 +115,7 @@ static struct peer *slot_take(struct ofi *ofi)
         peer->connect = NULL;
         peer->incoming = peer->was_up = peer->is_flushed = false;
         peer->reason = UMBP_CLOSED;
-        peer->ops_count = peer->serves = peer->bigs_count = 0;
+        peer->ops_count = peer->serves = peer->bigs_count = peer->smalls = 0;
         peer->ops_bytes = 0;
         peer->from[0] = '\0';
         peer->heard_ns = peer->sent_ns = ofi->now_ns;

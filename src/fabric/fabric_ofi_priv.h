@@ -123,9 +123,11 @@ struct wire_share {
 #define FRAME_BODY_MAX FABRIC_EAGER_BYTES
 #define BUFFER_BYTES (sizeof(struct wire_frame) + FRAME_BODY_MAX)
 #define BUFFER_STRIDE ((size_t)68 << 10)
-#define RX_POSTED 128u   /* receive buffers that are with the provider whatever happens */
-#define TX_CONTROL 64u   /* send buffers that only control messages may take */
-#define TX_PER_PEER 128u /* one-way messages on the way to one peer */
+#define RX_POSTED 128u  /* receive buffers that are with the provider whatever happens */
+#define TX_CONTROL 256u /* small send buffers, besides two for each connection */
+#define SMALL_STRIDE ((size_t)4 << 10) /* of those: all frames but the user's */
+#define SMALL_PER_PEER 128u            /* on the way to one peer; more, and it does not listen */
+#define TX_PER_PEER 128u               /* one-way messages on the way to one peer */
 #define OPS_PER_PEER 64u
 #define OPS_TOTAL 2048u
 #define OPS_BYTES_PER_PEER ((size_t)8 << 20)
@@ -179,6 +181,8 @@ struct tx {
     struct request *request; /* that it answers */
     struct big *big;         /* the body of that answer, if large; until it is submitted */
     bool is_user;            /* counts in peer->sends */
+    bool is_small;           /* for frames of our own */
+    struct peer *on_way;     /* whose count of small ones it is in */
     struct tx *next;
 };
 
@@ -337,6 +341,7 @@ struct peer {
     struct submission nudge;
     _Atomic bool nudged;
     _Atomic unsigned pulls; /* running; keeps the slot and its maps */
+    unsigned smalls;        /* on the way */
     unsigned ops_count;
     size_t ops_bytes;
     unsigned serves; /* READs accepted and not finished */
@@ -445,7 +450,9 @@ struct ofi {
     size_t slab_bytes;
     struct fid_mr *slab_mr;
     void *slab_descriptor;
-    unsigned tx_count, rx_count, transfer_count;
+    struct tx *smalls;
+    struct tx *smalls_free;
+    unsigned tx_count, small_count, rx_count, transfer_count;
 
     struct list_node regions; /* under lock */
     struct list_node failed_connects;
