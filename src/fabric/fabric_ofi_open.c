@@ -327,12 +327,16 @@ static enum umbp_status ofi_close(struct fabric *fabric, uint64_t deadline_ns)
 {
     struct ofi *ofi = ofi_of(fabric);
     ASSERT(!fabric_ofi_on_loop(ofi));
+    if (ofi->is_ended) {
+        return UMBP_OK; /* and its timers may be freed by now: nothing is driven any more */
+    }
     atomic_store(&ofi->is_closed, true);
     begin_closing(ofi);
     if (!fabric_ofi_drive(ofi, all_is_over, deadline_ns)) {
         return UMBP_TIMEOUT;
     }
     thread_join(ofi);
+    ofi->is_ended = true;
     return UMBP_OK;
 }
 

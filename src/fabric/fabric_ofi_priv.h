@@ -412,6 +412,7 @@ struct ofi {
     _Atomic bool latch_fired;
     _Atomic bool is_closed; /* no new operations */
     bool is_closing;        /* the loop knows */
+    bool is_ended;          /* closed for good: only freeing is left */
     bool is_dry;            /* the completion queue was seen empty after the last fi_close */
     unsigned passes;
 
