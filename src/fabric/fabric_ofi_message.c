@@ -258,6 +258,7 @@ void fabric_ofi_call_finish(struct call *call, const struct fabric_reply *reply)
     }
     atomic_fetch_sub(&ofi->peers[(call->peer & UINT32_MAX) - 1].calls_count, 1);
     atomic_fetch_sub(&ofi->calls_in_flight, 1);
+    call->live_id = 0;
     call->generation++;
     mutex_lock(&ofi->lock);
     call->next = ofi->calls_free;
@@ -294,6 +295,7 @@ static void call_run(struct ofi *ofi, struct submission *submission)
     }
     uint64_t left_ms = clock_left_ns(ofi->options.clock, call->timer.deadline_ns) / NS_PER_MS;
     ((struct wire_frame *)(void *)tx->buffer)->left_ms = (uint32_t)u64_min(left_ms, UINT32_MAX);
+    call->live_id = call->id;
     list_insert_after(peer->calls.prev, &call->link);
     fabric_heap_set(&ofi->timers, &call->timer, call->timer.deadline_ns);
     fabric_ofi_tx_send(peer, tx);
@@ -397,10 +399,8 @@ static struct call *call_find(struct peer *peer, uint64_t id)
         return NULL;
     }
     struct call *call = &ofi->calls[index];
-    return call->id == id && call->generation == id >> 32 && call->peer == peer->handle &&
-                   !list_is_empty(&call->link)
-               ? call
-               : NULL;
+    /* Its other fields may be a new caller's by now, who has not submitted yet. */
+    return id != 0 && call->live_id == id && call->peer == peer->handle ? call : NULL;
 }
 
 /* --------------------------------------------------------------------------------- one way ---- */

@@ -324,8 +324,10 @@ static void resolve_run(struct host_job *job) { resolve(CONTAINER_OF(job, struct
 static void resolve_done(struct host_job *job)
 {
     struct connect *connect = CONTAINER_OF(job, struct connect, job);
-    fabric_ofi_submit(connect->ofi, &connect->submission);
-    fabric_ofi_kick(connect->ofi);
+    struct ofi *ofi =
+        connect->ofi; /* which outlives its workers; the connect may be over at once */
+    fabric_ofi_submit(ofi, &connect->submission);
+    fabric_ofi_kick(ofi);
 }
 
 static bool is_numeric(const char *address)

@@ -201,6 +201,7 @@ struct call {
     struct submission submission;
     struct ofi *ofi;
     uint64_t id;
+    uint64_t live_id; /* the same while it waits for its reply, else 0; the token's */
     fabric_peer peer;
     bool exposes;
     bool is_late; /* its deadline closed the connection */
