@@ -158,8 +158,10 @@ static void ask(struct client *client, size_t bytes, struct answer *answer)
                                      .exposes_memory = true,
                                      .done = on_reply,
                                      .context = answer};
-    answer->status = fabric_call(client->fabric, &call);
-    if (answer->status == UMBP_OK) {
+    enum umbp_status sent = fabric_call(client->fabric, &call);
+    if (sent != UMBP_OK) {
+        answer->status = sent; /* else it is the callback's */
+    } else {
         assert_ok(fabric_wait(client->fabric, &answer->latch,
                               fabric_now_ns(client->fabric) + 30 * NS_PER_S));
     }
