@@ -288,7 +288,13 @@ static void call_run(struct ofi *ofi, struct submission *submission)
     struct peer *peer = fabric_ofi_peer(ofi, call->peer);
     call->tx = NULL;
     ofi->counts.calls++;
-    if (!peer || peer->state != PEER_UP || (call->big && big_show(ofi, call->big, tx) != UMBP_OK)) {
+    call->failed = UMBP_OK;
+    if (!peer || peer->state != PEER_UP) {
+        call->failed = ofi->is_closing ? UMBP_CANCELLED : UMBP_CLOSED;
+    } else if (call->big) {
+        call->failed = big_show(ofi, call->big, tx);
+    }
+    if (call->failed) {
         fabric_ofi_tx_free(ofi, tx);
         list_insert_after(ofi->dead_calls.prev, &call->link);
         return;

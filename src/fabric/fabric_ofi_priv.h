@@ -204,7 +204,8 @@ struct call {
     uint64_t live_id; /* the same while it waits for its reply, else 0; the token's */
     fabric_peer peer;
     bool exposes;
-    bool is_late; /* its deadline closed the connection */
+    bool is_late;            /* its deadline closed the connection */
+    enum umbp_status failed; /* why it could not be sent */
     void (*done)(void *context, const struct fabric_reply *reply);
     void *done_context;
     struct tx *tx;   /* until it is submitted */

@@ -930,6 +930,55 @@ static void nothing_is_left_behind(void **state)
     assert_int_equal(test_fd_count(), fds);
 }
 
+static _Atomic int allocations_left;
+
+static bool fail_one(void *context, size_t bytes)
+{
+    (void)context;
+    (void)bytes;
+    return atomic_fetch_sub(&allocations_left, 1) != 0;
+}
+
+/* Every allocation of an opening, a connect and a large call fails once. */
+static void an_allocation_that_fails_is_told_and_leaves_nothing(void **state)
+{
+    unsigned fds = 0;
+    bool all_went_well = false;
+    (void)state;
+    for (int nth = 0; nth < 100 && !all_went_well; nth++) {
+        struct rig_end server = {0};
+        struct rig_end client = {0};
+        struct rig_wait wait = {0};
+        fabric_peer peer = 0;
+        static uint8_t data[200000];
+        atomic_store(&allocations_left, nth);
+        mem_set_hook(fail_one, NULL);
+        enum umbp_status status = open_end(&server, "127.0.0.1:0", NULL);
+        status = status ? status : open_end(&client, NULL, NULL);
+        status = status ? status : rig_connect(&client, fabric_address(server.fabric), &peer);
+        if (!status) {
+            status = rig_call_start(&wait, &client, peer, data, sizeof(data), 5000, false);
+            if (!status) {
+                rig_settle(&wait);
+                status = wait.status;
+                free(wait.data);
+            }
+        }
+        mem_set_hook(NULL, NULL);
+        all_went_well = atomic_load(&allocations_left) >= 0;
+        assert_true(!all_went_well || status == UMBP_OK);
+        assert_true(!status || status == UMBP_NO_MEMORY || status == UMBP_BUSY ||
+                    status == UMBP_IO);
+        fabric_destroy(client.fabric);
+        fabric_destroy(server.fabric);
+        if (nth == 0) {
+            fds = test_fd_count();
+        }
+    }
+    assert_true(all_went_well);
+    assert_true(test_fd_count() <= fds + 2); /* what libfabric opens once */
+}
+
 #define T(test) cmocka_unit_test_setup_teardown(test, setup, teardown)
 
 int main(void)
@@ -949,6 +998,7 @@ int main(void)
         T(many_threads_wait_on_one_endpoint),
         T(connections_may_end_under_everything),
         T(nothing_is_left_behind),
+        T(an_allocation_that_fails_is_told_and_leaves_nothing),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
