@@ -258,6 +258,10 @@ static bool open_item(struct node_op *op, const struct proto_get *item, uint32_t
         store_unpin(node->store, &open.pin); /* 0 is a size here */
         got->status = UMBP_SIZE_MISMATCH;
     }
+    if (got->status == UMBP_SIZE_MISMATCH) {
+        struct umbp_entry_info info = {.struct_bytes = sizeof(info)};
+        got->bytes = store_stat(node->store, item->key, &info) == UMBP_OK ? info.bytes : 0;
+    }
     if (got->status != UMBP_OK) {
         return false;
     }
