@@ -490,6 +490,9 @@ static enum umbp_status pool_client_stats(void *context, struct umbp_stat_value 
     size_t count = 0;
     size_t part = 0;
 
+    if ((capacity && !values_out) || !count_out) {
+        return UMBP_INVALID_VALUE;
+    }
     pool_stats(pool_of(self), values_out, capacity, &count);
     if (self->node) {
         size_t used = size_min(count, capacity);

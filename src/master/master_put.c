@@ -12,7 +12,8 @@
  *   windows, once it has got 32 MiB or 8 values. Else a node that joins empty would get every put
  *   of the cluster until it is as full as the others.
  * - A full cache is the usual state of a cache. When no node has free room, those whose evictor can
- *   make some (evictable_bytes) are asked, before the answer is that there is none.
+ *   make some (evictable_bytes) are asked; then also those of whom all that is taken already: what
+ *   was put a moment ago can be evicted too. Only then the answer is that there is none.
  *
  * All under one lock, for a batch at a time. With more than POOL_MAX targets a batch chooses among
  * a pool of that many: those with the most room, or a sample by weight. So a key costs the same in
@@ -103,16 +104,30 @@ struct pick {
     uint32_t tier; /* index into put_tiers */
 };
 
-/* What is left of it; with `evicting`, what could be. 0 when the value doesn't fit. */
-static uint64_t room_for(const struct target *target, uint32_t tier, bool evicting, uint64_t bytes)
+/* Which room counts. */
+enum room_kind {
+    ROOM_FREE = 0,
+    ROOM_EVICTING, /* what the evictor can make, too */
+    ROOM_AGAIN,    /* and what was taken since the last report; our own nodes evict for a put */
+    ROOM_KINDS,
+};
+
+/* What is left of it. 0 when the value doesn't fit. */
+static uint64_t room_for(const struct target *target, uint32_t tier, enum room_kind kind,
+                         uint64_t bytes)
 {
     uint64_t has = target->available[tier];
     uint64_t taken =
         target->taken[tier] + target->window_taken[0][tier] + target->window_taken[1][tier];
-    if (evicting && __builtin_add_overflow(has, target->evictable[tier], &has)) {
+    if (kind != ROOM_FREE && __builtin_add_overflow(has, target->evictable[tier], &has)) {
         has = UINT64_MAX;
     }
     uint64_t left = has > taken ? has - taken : 0;
+    if (kind == ROOM_AGAIN) {
+        left = has >= bytes && target->largest[tier]
+                   ? UINT64_MAX / 2 + has / 2 - u64_min(taken, UINT64_MAX / 2)
+                   : 0;
+    }
     bool fits = left >= bytes && (!target->largest[tier] || bytes <= target->largest[tier]);
     return fits ? left : 0;
 }
@@ -127,13 +142,13 @@ struct choice {
     const struct route_excludes *excludes;
     uint64_t bytes;
     uint32_t tier;
-    bool evicting;
+    enum room_kind kind;
 };
 
 static bool is_candidate(const struct target *target, const struct choice *choice,
                          uint64_t *room_out)
 {
-    *room_out = room_for(target, choice->tier, choice->evicting, choice->bytes);
+    *room_out = room_for(target, choice->tier, choice->kind, choice->bytes);
     return *room_out > 0 && !route_is_excluded(choice->excludes, target->node);
 }
 
@@ -291,14 +306,14 @@ static struct target *choose(struct master *master, const struct choice *choice,
 
 /* On this node alone, HBM before DRAM. */
 static bool pick_on(struct master *master, uint32_t node, const struct route_excludes *excludes,
-                    uint64_t bytes, bool evicting, struct pick *pick_out)
+                    uint64_t bytes, enum room_kind kind, struct pick *pick_out)
 {
     uint32_t at = master->target_of[node];
     if (!at || route_is_excluded(excludes, node)) {
         return false;
     }
     for (uint32_t tier = 0; tier < TIER_SLOTS; tier++) {
-        if (room_for(&master->targets[at - 1], tier, evicting, bytes)) {
+        if (room_for(&master->targets[at - 1], tier, kind, bytes)) {
             *pick_out = (struct pick){&master->targets[at - 1], tier};
             return true;
         }
@@ -308,24 +323,24 @@ static bool pick_on(struct master *master, uint32_t node, const struct route_exc
 
 struct put_batch {
     const struct route_excludes *excludes;
-    uint32_t anchor;                  /* a node, or UINT32_MAX */
-    uint32_t anchor_tier;             /* TIER_SLOTS: any */
-    struct pool pools[2][TIER_SLOTS]; /* with free room; with room after evicting */
+    uint32_t anchor;      /* a node, or UINT32_MAX */
+    uint32_t anchor_tier; /* TIER_SLOTS: any */
+    struct pool pools[ROOM_KINDS][TIER_SLOTS];
 };
 
 /* Among all, tier by tier; `sticky` (a node, or UINT32_MAX) first within each. */
-static bool pick_any(struct master *master, struct put_batch *batch, uint64_t bytes, bool evicting,
-                     uint32_t sticky, struct pick *pick_out)
+static bool pick_any(struct master *master, struct put_batch *batch, uint64_t bytes,
+                     enum room_kind kind, uint32_t sticky, struct pick *pick_out)
 {
     for (uint32_t tier = 0; tier < TIER_SLOTS; tier++) {
-        const struct choice choice = {batch->excludes, bytes, tier, evicting};
+        const struct choice choice = {batch->excludes, bytes, tier, kind};
         struct target *target = NULL;
         uint32_t at = sticky != UINT32_MAX ? master->target_of[sticky] : 0;
         uint64_t room;
         if (at && is_candidate(&master->targets[at - 1], &choice, &room)) {
             target = &master->targets[at - 1];
         } else {
-            target = choose(master, &choice, &batch->pools[evicting][tier]);
+            target = choose(master, &choice, &batch->pools[kind][tier]);
         }
         if (target) {
             *pick_out = (struct pick){target, tier};
@@ -341,17 +356,18 @@ static bool pick_one(struct master *master, struct put_batch *batch, uint64_t by
                      struct pick *pick_out)
 {
     bool is_same = master->options.put_affinity == MASTER_AFFINITY_SAME;
-    for (int evicting = 0; evicting < 2; evicting++) {
+    for (int k = 0; k < ROOM_KINDS; k++) {
+        enum room_kind kind = (enum room_kind)k;
         bool has = false;
         if (batch->anchor != UINT32_MAX && is_same && batch->anchor_tier < TIER_SLOTS) {
             uint32_t at = master->target_of[batch->anchor];
-            has = at && room_for(&master->targets[at - 1], batch->anchor_tier, evicting, bytes);
+            has = at && room_for(&master->targets[at - 1], batch->anchor_tier, kind, bytes);
             *pick_out = (struct pick){has ? &master->targets[at - 1] : NULL, batch->anchor_tier};
         } else if (batch->anchor != UINT32_MAX && !is_same) {
-            has = pick_on(master, batch->anchor, batch->excludes, bytes, evicting, pick_out);
+            has = pick_on(master, batch->anchor, batch->excludes, bytes, kind, pick_out);
         }
-        if (!has && pick_any(master, batch, bytes, evicting, is_same ? batch->anchor : UINT32_MAX,
-                             pick_out)) {
+        if (!has &&
+            pick_any(master, batch, bytes, kind, is_same ? batch->anchor : UINT32_MAX, pick_out)) {
             has = true;
             if (is_same) {
                 batch->anchor = pick_out->target->node;
@@ -381,7 +397,7 @@ static void anchor_whole(struct master *master, struct put_batch *batch,
     }
     /* A node that says how much it takes at once is judged by it here too: that only costs the pin.
      */
-    if (total && pick_any(master, batch, total, false, UINT32_MAX, &pick)) {
+    if (total && pick_any(master, batch, total, ROOM_FREE, UINT32_MAX, &pick)) {
         batch->anchor = pick.target->node;
         batch->anchor_tier = pick.tier;
     }

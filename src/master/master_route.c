@@ -171,17 +171,18 @@ enum umbp_status master_route_get(struct master *master, const struct master_cal
     return UMBP_OK;
 }
 
-/* Whether somebody holds it, with no trace left. */
-static bool look_up_one(const struct master *master, struct fingerprint print)
+/* Who holds it, MASTER_NODE_NONE: nobody. No trace is left. */
+static uint32_t look_up_one(const struct master *master, struct fingerprint print)
 {
     struct shard *shard = table_shard(&master->blocks, print);
-    bool found = false;
+    uint32_t found = MASTER_NODE_NONE;
     mutex_lock(&shard->lock);
     const struct slot *slot = table_find(shard, print);
     uint32_t locations = slot ? slot_count(slot) : 0;
-    for (uint32_t i = 0; i < locations && !found; i++) {
+    for (uint32_t i = 0; i < locations && found == MASTER_NODE_NONE; i++) {
         struct location location = slot_at(slot, i);
-        found = view_shows(view_load(master, location.owner), location.epoch);
+        uint64_t view = view_load(master, location.owner);
+        found = view_shows(view, location.epoch) ? view_handle(view) : MASTER_NODE_NONE;
     }
     mutex_unlock(&shard->lock);
     return found;
@@ -196,7 +197,7 @@ enum umbp_status master_lookup(struct master *master, const struct fingerprint *
     prefetch_first(&master->blocks, prints, count_);
     for (size_t i = 0; i < count_; i++) {
         prefetch_next(&master->blocks, prints, i, count_);
-        found_out[i] = look_up_one(master, prints[i]);
+        found_out[i] = look_up_one(master, prints[i]) != MASTER_NODE_NONE;
     }
     return UMBP_OK;
 }
@@ -219,8 +220,10 @@ enum umbp_status master_route_put(struct master *master, const struct master_cal
     prefetch_first(&master->blocks, prints, count_);
     for (size_t i = 0; i < count_; i++) {
         prefetch_next(&master->blocks, prints, i, count_);
+        uint32_t holder = look_up_one(master, prints[i]);
         routes_out[i] = (struct master_route){
-            .outcome = look_up_one(master, prints[i]) ? MASTER_ALREADY_EXISTS : MASTER_UNAVAILABLE,
+            .node = holder,
+            .outcome = holder ? MASTER_ALREADY_EXISTS : MASTER_UNAVAILABLE,
         };
     }
     put_place(master, &excludes, requester, sizes, size, count_, routes_out);

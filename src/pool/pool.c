@@ -336,6 +336,19 @@ static void item_put(struct pool_area *area, const struct umbp_range_item *sourc
     item_check(area, item, status);
 }
 
+/* Whether a value of that size can have these bytes. */
+static bool ranges_are_sound(const struct pool_item *item)
+{
+    uint64_t limit = item->any_size ? UMBP_VALUE_BYTES_MAX : item->bytes;
+    for (uint32_t r = 0; r < item->range_count; r++) {
+        const struct umbp_range *range = &item->ranges[r];
+        if (range->offset > limit || range->bytes > limit - range->offset) {
+            return false;
+        }
+    }
+    return limit <= UMBP_VALUE_BYTES_MAX;
+}
+
 static void item_get(struct pool_area *area, const struct umbp_range_item *source, bool any_size)
 {
     struct pool_item *item = item_begin(area, source->key);
@@ -345,6 +358,7 @@ static void item_get(struct pool_area *area, const struct umbp_range_item *sourc
     if (status == UMBP_OK) {
         item->ranges = source->ranges;
         item->range_count = (uint32_t)source->range_count;
+        item->is_unsound = !ranges_are_sound(item);
     }
     item_check(area, item, status);
 }

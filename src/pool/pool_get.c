@@ -168,7 +168,12 @@ static bool sort_out(struct pool_area *area, bool *failed_out)
         } else {
             area_exclude(area, item->link);
             item->is_unsure |= item->status != UMBP_NOT_FOUND && item->status != UMBP_CORRUPT;
-            hint_drop(pool, item->print);
+            if (item->status == UMBP_NOT_FOUND) {
+                /* A master that has not heard of it yet is not to be believed by a put. */
+                hint_put(pool, item->print, LINK_GONE);
+            } else {
+                hint_drop(pool, item->print);
+            }
         }
         COUNT(pool, retries, 1);
         item->link = LINK_NONE;

@@ -236,8 +236,8 @@ void remove_chunk(struct pool_area *area)
         if (item->failure == UMBP_INVALID_KEY) {
             continue;
         }
-        if (item->was_removed) {
-            hint_put(pool, item->print, LINK_GONE);
+        if (item->failure == UMBP_OK) {
+            hint_put(pool, item->print, LINK_GONE); /* also what was gone already */
         } else {
             hint_drop(pool, item->print);
         }

@@ -182,12 +182,13 @@ static bool runs_scan(struct pool_request *request)
     struct pool_area *area = request->area;
     for (uint32_t i = 0; i < request->count; i++) {
         const struct pool_item *item = &area->items[area->order[request->first + i]];
-        if (item->staged) {
+        if (item->staged || item->is_unsound) {
             continue;
         }
         for (uint32_t r = 0; r < item->range_count; r++) {
             uintptr_t from = (uintptr_t)item->ranges[r].data;
-            if (!runs_extend(request, from, from + item->ranges[r].bytes)) {
+            if (item->ranges[r].bytes &&
+                !runs_extend(request, from, from + item->ranges[r].bytes)) {
                 return false;
             }
         }

@@ -109,6 +109,7 @@ struct pool_item {
     uint64_t bytes;   /* of the value */
     uint64_t payload; /* of its ranges */
     bool any_size;
+    bool is_unsound; /* get: its ranges fit no value of that size; asked for without them */
     uint8_t state;
     uint8_t tiers;  /* stat: PROTO_TIER_BITs */
     bool is_asked;  /* in a request of this round, or in the own store's part */

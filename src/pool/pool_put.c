@@ -126,8 +126,12 @@ static void place_routed(struct pool_area *area, struct pool_item *item, uint32_
                          const struct proto_route *route)
 {
     /* What this process removed, and the master still believes in, is put where it is said to be:
-     * the owner knows. */
-    bool is_gone = route->status == UMBP_ALREADY_EXISTS && hint_is_gone(area->pool, item->print);
+     * the owner knows. So does the own store, which has just been asked: evicted, or cleared. */
+    bool is_gone = false;
+    if (route->status == UMBP_ALREADY_EXISTS) {
+        is_gone = hint_is_gone(area->pool, item->print) ||
+                  master_link_of(area, master, route->node_index) == LINK_SELF;
+    }
     if (route->status == UMBP_ALREADY_EXISTS && !is_gone) {
         item->state = ITEM_DONE;
         item->status = UMBP_ALREADY_EXISTS;

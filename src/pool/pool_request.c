@@ -97,6 +97,8 @@ static enum umbp_status take_got(struct pool_request *request, const struct prot
         }
         if (!item->any_size && got.bytes != item->bytes) {
             item->status = UMBP_SIZE_MISMATCH;
+        } else if (item->is_unsound) {
+            item->status = UMBP_INVALID_RANGE;
         } else if (got.has_places) {
             uint32_t before = request->piece_count;
             request->must_release = true;
@@ -237,18 +239,34 @@ static void fill_ranges(const struct pool_request *request, const struct pool_it
                         struct proto_range *rows, uint32_t *cursor)
 {
     uint64_t at = (uintptr_t)item->staged;
+    uint32_t row = 0;
     for (uint32_t r = 0; r < item->range_count; r++) {
         const struct umbp_range *range = &item->ranges[r];
-        rows[r] = (struct proto_range){.offset = range->offset, .bytes = range->bytes};
+        if (!range->bytes) {
+            continue;
+        }
+        rows[row] = (struct proto_range){.offset = range->offset, .bytes = range->bytes};
         if (item->staged) {
-            rows[r].address = at;
-            rows[r].key = staged_key(request->area->pool);
+            rows[row].address = at;
+            rows[row].key = staged_key(request->area->pool);
             at += range->bytes;
         } else {
-            rows[r].address = (uintptr_t)range->data;
-            rows[r].key = wire_key(runs_key(request, range->data, range->bytes, cursor));
+            rows[row].address = (uintptr_t)range->data;
+            rows[row].key = wire_key(runs_key(request, range->data, range->bytes, cursor));
         }
+        row++;
     }
+}
+
+/* Rows of a GET's item. What can't be right is asked for without memory, for its size alone; a
+ * range of no bytes asks for nothing. */
+static uint32_t range_rows_of(const struct pool_item *item)
+{
+    uint32_t rows = 0;
+    for (uint32_t r = 0; !item->is_unsound && r < item->range_count; r++) {
+        rows += item->ranges[r].bytes != 0;
+    }
+    return rows;
 }
 
 /* Rows for the request's items, as the frame's encoder wants them. False: no memory. */
@@ -260,7 +278,7 @@ static bool fill_rows(struct pool_request *request)
 
     for (uint32_t i = 0; i < request->count; i++) {
         const struct pool_item *item = item_at(request, i);
-        rows += area->kind == AREA_PUT ? rows_of(item) : item->range_count;
+        rows += area->kind == AREA_PUT ? rows_of(item) : range_rows_of(item);
     }
     size_t row_bytes =
         area->kind == AREA_PUT ? sizeof(struct proto_piece) : sizeof(struct proto_range);
@@ -284,12 +302,14 @@ static bool fill_rows(struct pool_request *request)
             area->frame.gets[i] = (struct proto_get){
                 .key = item->key,
                 .bytes = item->bytes,
-                .any_size = item->any_size,
+                .any_size = item->any_size || item->is_unsound,
                 .ranges = (struct proto_range *)(void *)at,
-                .range_count = item->range_count,
+                .range_count = range_rows_of(item),
             };
-            fill_ranges(request, item, (struct proto_range *)(void *)at, &cursor);
-            at += item->range_count * row_bytes;
+            if (!item->is_unsound) {
+                fill_ranges(request, item, (struct proto_range *)(void *)at, &cursor);
+            }
+            at += area->frame.gets[i].range_count * row_bytes;
         }
     }
     return true;
@@ -433,7 +453,7 @@ static uint32_t make_groups(struct pool_area *area, struct group *groups)
             groups[count++] = (struct group){.id = item->link};
         }
         bool has_memory = area->kind == AREA_PUT || area->kind == AREA_GET;
-        if (has_memory && !stage_item(area, item)) {
+        if (has_memory && !item->is_unsound && !stage_item(area, item)) {
             item->link = LINK_NONE;
             item->waits = true;
             continue;

@@ -11,6 +11,7 @@ int main(void)
         .deployment = UMBP_DEPLOYMENT_LOCAL,
         .is_distributed = false,
         .supports_ranges = true,
+        .too_large = UMBP_TOO_LARGE,
         .options = plain,
     };
     return contract_run(&factory);

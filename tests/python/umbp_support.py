@@ -12,7 +12,6 @@ import unittest
 
 import umbp
 
-KIB = 1 << 10
 MIB = 1 << 20
 
 

@@ -123,8 +123,8 @@ static void a_bad_item_in_the_middle_leaves_its_neighbours_alone(void **state)
     batch.puts[103].bytes = CONTRACT_DRAM_BYTES + 1;
     assert_ok(umbp_batch_put(fixture.client, batch.puts, batch.count, batch.statuses));
     for (size_t i = 0; i < batch.count; i++) {
-        static const enum umbp_status bad[] = {UMBP_INVALID_KEY, UMBP_INVALID_VALUE,
-                                               UMBP_INVALID_KEY, UMBP_TOO_LARGE};
+        const enum umbp_status bad[] = {UMBP_INVALID_KEY, UMBP_INVALID_VALUE, UMBP_INVALID_KEY,
+                                        contract_factory()->too_large};
         assert_int_equal(batch.statuses[i], i >= 100 && i < 104 ? bad[i - 100] : UMBP_OK);
     }
 
@@ -174,8 +174,8 @@ static void a_key_that_is_twice_in_a_batch_is_stored_once_and_served_twice(void 
         }
     }
     /* 147 values of 640 bytes, and not a granule more (fault 11). */
-    assert_int_equal(test_stat(fixture.client, "keys"), 147);
-    assert_int_equal(test_stat(fixture.client, "dram.bytes_used"), 147 * 640);
+    assert_int_equal(fixture_stat(&fixture, "keys"), 147);
+    assert_int_equal(fixture_stat(&fixture, "dram.bytes_used"), 147 * 640);
 
     batch.gets[11].key = batch.gets[10].key;
     batch.gets[140].key = batch.gets[5].key;
@@ -208,7 +208,7 @@ static void a_batch_over_the_limit_is_refused_whole_and_touches_nothing(void **s
     assert_status(umbp_batch_put(fixture.client, batch.puts, batch.count, batch.statuses),
                   UMBP_LIMIT);
     assert_statuses(&batch, UMBP_CANCELLED); /* also the statuses are not touched */
-    assert_int_equal(test_stat(fixture.client, "keys"), 0);
+    assert_int_equal(fixture_stat(&fixture, "keys"), 0);
     batch_taint(&batch);
     assert_status(umbp_batch_get(fixture.client, batch.gets, batch.count, batch.statuses),
                   UMBP_LIMIT);
@@ -332,7 +332,7 @@ static void a_missing_array_is_refused_for_all_items(void **state)
     assert_status(umbp_batch_exists(fixture.client, batch.keys, 3, NULL), UMBP_INVALID_VALUE);
     assert_status(umbp_batch_exists_consecutive(fixture.client, batch.keys, 3, NULL),
                   UMBP_INVALID_VALUE);
-    assert_int_equal(test_stat(fixture.client, "keys"), 0);
+    assert_int_equal(fixture_stat(&fixture, "keys"), 0);
     batch_free(&batch);
     fixture_close(&fixture);
 }

@@ -111,9 +111,7 @@ static void close_is_idempotent_and_every_later_call_is_told(void **state)
         assert_status(call_one(fixture.client, call, memory, 0), UMBP_CLOSED);
         assert_ok(umbp_client_close(fixture.client, 0));
         assert_ok(umbp_client_close(fixture.client, 1));
-        umbp_client_destroy(fixture.client);
-        test_holdings_are_back(fixture.before);
-        test_dir_remove(fixture.directory);
+        fixture_end(&fixture);
     }
 }
 
@@ -128,9 +126,7 @@ static void a_batch_on_a_closed_client_sets_every_status(void **state)
     for (size_t i = 0; i < 3; i++) {
         assert_int_equal(statuses[i], UMBP_CLOSED);
     }
-    umbp_client_destroy(fixture.client);
-    test_holdings_are_back(fixture.before);
-    test_dir_remove(fixture.directory);
+    fixture_end(&fixture);
 }
 
 static void a_client_may_be_destroyed_without_a_close(void **state)
@@ -138,9 +134,7 @@ static void a_client_may_be_destroyed_without_a_close(void **state)
     struct fixture fixture = fixture_open(NULL);
     (void)state;
     assert_ok(test_put(fixture.client, test_key("k"), 100000, 1));
-    umbp_client_destroy(fixture.client);
-    test_holdings_are_back(fixture.before);
-    test_dir_remove(fixture.directory);
+    fixture_end(&fixture);
 }
 
 /* ---- threads inside every call ---- */
@@ -215,9 +209,7 @@ static void close_ends_calls_that_run_in_every_function_and_two_closers_agree(vo
             pthread_join(threads[i], NULL);
             assert_int_equal(callers[i].wrong, 0);
         }
-        umbp_client_destroy(fixture.client);
-        test_holdings_are_back(fixture.before);
-        test_dir_remove(fixture.directory);
+        fixture_end(&fixture);
     }
 }
 

@@ -147,7 +147,7 @@ static void ranges_with_a_gap_an_overlap_or_no_bytes_are_refused_and_nothing_is_
         }
     }
     assert_status(put_ranges(fixture.client, key, NULL, 0, 10), UMBP_INVALID_RANGE);
-    assert_int_equal(test_stat(fixture.client, "dram.bytes_used"), 0);
+    assert_int_equal(fixture_stat(&fixture, "dram.bytes_used"), 0);
     fixture_close(&fixture);
 }
 
@@ -272,7 +272,7 @@ static void a_bad_ranged_item_leaves_its_neighbours_alone(void **state)
     }
     assert_ok(test_get(fixture.client, items[0].key, OBJECT_BYTES, 3));
     assert_ok(test_get(fixture.client, items[6].key, OBJECT_BYTES, 3));
-    assert_int_equal(test_stat(fixture.client, "keys"), 2);
+    assert_int_equal(fixture_stat(&fixture, "keys"), 2);
 
     items[1] = items[0];
     items[1].object_bytes = 7;

@@ -63,7 +63,7 @@ static void a_put_larger_than_the_tier_is_refused_and_evicts_nothing(void **stat
     void *data = calloc(1, CONTRACT_DRAM_BYTES + 1);
     assert_status(
         umbp_put(fixture.client, test_key("big"), data, CONTRACT_DRAM_BYTES + 1, UMBP_DEPTH_NONE),
-        UMBP_TOO_LARGE);
+        contract_factory()->too_large);
     assert_status(
         umbp_put(fixture.client, test_key("big"), data, UMBP_VALUE_BYTES_MAX + 1, UMBP_DEPTH_NONE),
         UMBP_TOO_LARGE);
@@ -71,7 +71,7 @@ static void a_put_larger_than_the_tier_is_refused_and_evicts_nothing(void **stat
                   UMBP_TOO_LARGE);
     free(data);
     assert_status(umbp_exists(fixture.client, test_key("big")), UMBP_NOT_FOUND);
-    assert_int_equal(test_stat(fixture.client, "evictions.dram"), 0);
+    assert_int_equal(fixture_stat(&fixture, "evictions.dram"), 0);
     for (uint64_t i = 0; i < held; i++) {
         assert_ok(
             test_get(fixture.client, test_key_number(room, "held", i), CONTRACT_PAGE_BYTES, i));
@@ -89,8 +89,8 @@ static void a_put_of_a_held_key_succeeds_and_keeps_the_first_value(void **state)
     assert_status(test_put(fixture.client, key, 7000, 3), UMBP_ALREADY_EXISTS);
     assert_true(umbp_status_is_success(UMBP_ALREADY_EXISTS));
     assert_ok(test_get(fixture.client, key, 5000, 1));
-    assert_int_equal(test_stat(fixture.client, "puts.stored"), 1);
-    assert_int_equal(test_stat(fixture.client, "puts.existing"), 2);
+    assert_int_equal(fixture_stat(&fixture, "puts.stored"), 1);
+    assert_int_equal(fixture_stat(&fixture, "puts.existing"), 2);
     fixture_close(&fixture);
 }
 
@@ -196,7 +196,7 @@ static void keys_of_1_to_1024_bytes_are_taken_and_others_refused_everywhere(void
     check_key_is_refused(fixture.client, test_key_bytes(bytes, SIZE_MAX));
     check_key_is_refused(fixture.client, test_key_bytes(NULL, 0));
     check_key_is_refused(fixture.client, test_key_bytes(NULL, 8));
-    assert_int_equal(test_stat(fixture.client, "keys"), sizeof(good) / sizeof(good[0]));
+    assert_int_equal(fixture_stat(&fixture, "keys"), sizeof(good) / sizeof(good[0]));
     fixture_close(&fixture);
 }
 

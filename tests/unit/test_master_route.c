@@ -158,7 +158,7 @@ static void a_key_that_is_held_already_exists(void **state)
     tell(master, "a", 1, 1, &added, 1);
     struct master_route route = put(master, 1, 10);
     assert_int_equal(route.outcome, MASTER_ALREADY_EXISTS);
-    assert_int_equal(route.node, MASTER_NODE_NONE);
+    assert_int_equal(route.node, master_node_find(master, master_text_of("a"))); /* who has it */
     assert_int_equal(put(master, 2, 10).outcome, MASTER_ROUTED);
     master_destroy(master);
 }
@@ -403,6 +403,29 @@ static void full_nodes_with_an_evictor_are_used_when_nothing_is_free(void **stat
     master_destroy(master);
 }
 
+static void a_node_that_evicts_for_a_put_gets_more_than_it_holds_before_nobody_does(void **state)
+{
+    struct test_clock clock;
+    struct master_options options = rig_options(&clock);
+    struct master *master = rig_create(&options);
+    struct master_capacity ours = room(4 * MIB_, 4 * MIB_);
+    (void)state;
+    ours.largest_bytes = 4 * MIB_;
+    uint32_t a = join_with(master, "a", room(0, 0), ours, room(0, 0));
+    uint32_t b = join_with(master, "b", room(0, 0), ours, room(0, 0));
+    unsigned times[2] = {0};
+    for (uint64_t key = 0; key < 10; key++) {
+        struct master_route route = put(master, key, 3 * MIB_);
+        assert_int_equal(route.outcome, MASTER_ROUTED);
+        times[route.node == a]++;
+        assert_true(route.node == a || route.node == b);
+    }
+    assert_int_equal(times[0], 5); /* in turn */
+    assert_int_equal(times[1], 5);
+    assert_int_equal(put(master, 100, 4 * MIB_ + 1).outcome, MASTER_UNAVAILABLE);
+    master_destroy(master);
+}
+
 static void a_value_larger_than_a_node_takes_goes_elsewhere(void **state)
 {
     struct test_clock clock;
@@ -541,6 +564,7 @@ int main(void)
         cmocka_unit_test(affinity_same_keeps_a_batch_together_while_it_fits),
         cmocka_unit_test(affinity_local_prefers_the_asking_node),
         cmocka_unit_test(full_nodes_with_an_evictor_are_used_when_nothing_is_free),
+        cmocka_unit_test(a_node_that_evicts_for_a_put_gets_more_than_it_holds_before_nobody_does),
         cmocka_unit_test(a_value_larger_than_a_node_takes_goes_elsewhere),
         cmocka_unit_test(a_lost_node_is_read_from_only_when_no_other_has_the_key),
         cmocka_unit_test(lost_and_dead_nodes_get_no_puts),

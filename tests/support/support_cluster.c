@@ -1,0 +1,463 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* Processes: starting, telling, asking, killing. What a member does is support_member.c. */
+#include "support_cluster.h"
+
+#include <errno.h>
+#include <fcntl.h>
+#include <inttypes.h>
+#include <limits.h>
+#include <poll.h>
+#include <sched.h>
+#include <signal.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/prctl.h>
+#include <sys/wait.h>
+#include <unistd.h>
+
+#define CHILDREN_MAX 64
+#define ARGUMENTS_MAX 96
+#define START_MS 60000u
+#define ANSWER_MS 90000u
+
+struct child {
+    pid_t pid; /* 0: free */
+    int in;
+    int out;
+};
+static struct child children[CHILDREN_MAX];
+
+/* ------------------------------------------------------------------------- processes ---- */
+
+/* Its pipes are closed with it. */
+static void child_forget(struct child *child)
+{
+    close(child->in);
+    close(child->out);
+    child->pid = 0;
+}
+
+static struct child *child_of(pid_t pid)
+{
+    for (size_t i = 0; i < CHILDREN_MAX; i++) {
+        if (children[i].pid == pid) {
+            return &children[i];
+        }
+    }
+    fail_msg("no child %d", (int)pid);
+    return NULL;
+}
+
+int test_cluster_end(void **state)
+{
+    (void)state;
+    for (size_t i = 0; i < CHILDREN_MAX; i++) {
+        if (children[i].pid != 0) {
+            kill(children[i].pid, SIGKILL);
+            waitpid(children[i].pid, NULL, 0);
+            child_forget(&children[i]);
+        }
+    }
+    return 0;
+}
+
+struct ending {
+    pid_t pid;
+    int code; /* 1000 + n: by signal n */
+};
+
+static bool has_ended(void *context)
+{
+    struct ending *ending = context;
+    int status;
+    if (waitpid(ending->pid, &status, WNOHANG) != ending->pid) {
+        return false;
+    }
+    ending->code = WIFEXITED(status) ? WEXITSTATUS(status) : 1000 + WTERMSIG(status);
+    return true;
+}
+
+static int wait_for_end(pid_t pid, unsigned timeout_ms)
+{
+    struct ending ending = {.pid = pid};
+    if (!test_wait_until(has_ended, &ending, timeout_ms)) {
+        fail_msg("process %d has not ended within %u ms", (int)pid, timeout_ms);
+    }
+    child_forget(child_of(pid));
+    return ending.code;
+}
+
+/* In the new process, which may call what is async-signal-safe only. */
+static void child_become(const char *path, char *const *argv, const int *in, const int *out,
+                         int network, pid_t parent)
+{
+    sigset_t none;
+    prctl(PR_SET_PDEATHSIG, SIGKILL);
+    if (getppid() != parent || (network >= 0 && setns(network, CLONE_NEWNET) != 0)) {
+        _exit(126);
+    }
+    sigemptyset(&none);
+    sigprocmask(SIG_SETMASK, &none, NULL);
+    dup2(in[0], STDIN_FILENO);
+    dup2(out[1], STDOUT_FILENO);
+    execv(path, argv);
+    _exit(127);
+}
+
+/* Its ends of the pipes are closed on exec elsewhere. */
+static pid_t spawn(const char *path, const char *const *argv, const char *network_name, int *in_out,
+                   int *out_out)
+{
+    int in[2];
+    int out[2];
+    int network = -1;
+    char network_path[128];
+    pid_t parent = getpid();
+
+    if (network_name != NULL) {
+        snprintf(network_path, sizeof(network_path), "/run/netns/%s", network_name);
+        network = open(network_path, O_RDONLY | O_CLOEXEC);
+        assert_true(network >= 0);
+    }
+    assert_int_equal(pipe2(in, O_CLOEXEC), 0);
+    assert_int_equal(pipe2(out, O_CLOEXEC), 0);
+    fflush(NULL);
+    pid_t pid = fork();
+    if (pid == 0) {
+        child_become(path, (char *const *)(uintptr_t)argv, in, out, network, parent);
+    }
+    assert_true(pid > 0);
+    *child_of(0) = (struct child){pid, in[1], out[0]};
+    close(in[0]);
+    close(out[1]);
+    if (network >= 0) {
+        close(network);
+    }
+    *in_out = in[1];
+    *out_out = out[0];
+    return pid;
+}
+
+/* One line, without its end; false: none within the time. `text` keeps what comes behind it. */
+static bool read_line(int fd, char *text, size_t room, size_t *bytes, char *line_out,
+                      unsigned timeout_ms)
+{
+    uint64_t deadline_ns = test_now_ns() + (uint64_t)timeout_ms * 1000000;
+    for (;;) {
+        char *end = memchr(text, '\n', *bytes);
+        if (end != NULL) {
+            size_t line_bytes = (size_t)(end - text);
+            memcpy(line_out, text, line_bytes);
+            line_out[line_bytes] = '\0';
+            *bytes -= line_bytes + 1;
+            memmove(text, end + 1, *bytes);
+            return true;
+        }
+        uint64_t now_ns = test_now_ns();
+        struct pollfd poller = {.fd = fd, .events = POLLIN};
+        if (now_ns >= deadline_ns || *bytes == room ||
+            poll(&poller, 1, (int)((deadline_ns - now_ns) / 1000000) + 1) < 0) {
+            return false;
+        }
+        if (poller.revents != 0) {
+            ssize_t got = read(fd, text + *bytes, room - *bytes);
+            if (got <= 0) {
+                return false;
+            }
+            *bytes += (size_t)got;
+        }
+    }
+}
+
+/* --------------------------------------------------------------------------- masters ---- */
+
+static void master_path(char *path_out)
+{
+    const char *given = getenv("UMBP_TEST_MASTER");
+    if (given != NULL && *given != '\0') {
+        snprintf(path_out, PATH_MAX, "%s", given);
+        return;
+    }
+    ssize_t bytes = readlink("/proc/self/exe", path_out, PATH_MAX - 32);
+    assert_true(bytes > 0);
+    path_out[bytes] = '\0';
+    snprintf(strrchr(path_out, '/'), 32, "/../umbp_master");
+}
+
+static void master_begin(struct test_master *master, const char *network, const char *listen,
+                         const char *fabric, const char *const *arguments)
+{
+    char path[PATH_MAX];
+    char text[1024];
+    char line[1024];
+    size_t bytes = 0;
+    int in;
+    const char *argv[ARGUMENTS_MAX] = {path,          "--listen",        listen,
+                                       "--log-level", "error",           "--metrics-port",
+                                       "0",           "--fabric-listen", fabric};
+    size_t count = 9;
+
+    master_path(path);
+    for (; arguments != NULL && *arguments != NULL; arguments++) {
+        assert_true(count + 2 < ARGUMENTS_MAX);
+        argv[count++] = *arguments;
+    }
+    argv[count] = NULL;
+    master->pid = spawn(path, argv, network, &in, &master->out);
+    if (!read_line(master->out, text, sizeof(text), &bytes, line, START_MS) ||
+        sscanf(line, "ready grpc=%127s fabric=%127s", master->address, master->fabric) != 2) {
+        fail_msg("the master does not get ready");
+    }
+}
+
+void test_master_start(struct test_master *master, const char *const *arguments)
+{
+    master_begin(master, NULL, "127.0.0.1:0", "127.0.0.1:0", arguments);
+}
+
+void test_master_start_in(struct test_master *master, const char *network, const char *host)
+{
+    char listen[140];
+    snprintf(listen, sizeof(listen), "%s:0", host);
+    master_begin(master, network, listen, listen, NULL);
+}
+
+void test_master_again(struct test_master *master, const char *const *arguments)
+{
+    char listen[sizeof(master->address)];
+    char fabric[sizeof(master->fabric)];
+    memcpy(listen, master->address, sizeof(listen));
+    memcpy(fabric, master->fabric, sizeof(fabric));
+    master_begin(master, NULL, listen, fabric, arguments);
+}
+
+void test_master_kill(struct test_master *master)
+{
+    kill(master->pid, SIGKILL);
+    assert_int_equal(wait_for_end(master->pid, 10000), 1000 + SIGKILL);
+}
+
+void test_master_stop(struct test_master *master)
+{
+    kill(master->pid, SIGTERM);
+    assert_int_equal(wait_for_end(master->pid, 10000), 0);
+}
+
+/* --------------------------------------------------------------------------- members ---- */
+
+static const char *const pool_options[] = {
+    "scheme", "pool",      "dram.bytes", "16MiB", "copy.threads", "1", "pool.recache",
+    "never",  "log.level", "error",      NULL};
+
+void test_member_start_in(struct test_member *member, const char *network,
+                          const struct test_master *master, const char *const *options)
+{
+    char path[PATH_MAX];
+    const char *argv[ARGUMENTS_MAX] = {path, "--member", "pool.masters", master->address};
+    size_t count = 4;
+
+    ssize_t bytes = readlink("/proc/self/exe", path, sizeof(path) - 1);
+    assert_true(bytes > 0);
+    path[bytes] = '\0';
+    for (size_t i = 0; pool_options[i] != NULL; i++) {
+        argv[count++] = pool_options[i];
+    }
+    for (; options != NULL && *options != NULL; options++) {
+        assert_true(count + 2 < ARGUMENTS_MAX);
+        argv[count++] = *options;
+    }
+    argv[count] = NULL;
+    member->bytes = 0;
+    member->pid = spawn(path, argv, network, &member->in, &member->out);
+    const char *answer = test_member_answer(member, START_MS);
+    if (strcmp(answer, "ready") != 0) {
+        fail_msg("no member: %s", answer);
+    }
+    /* A node tells of itself in its own time; who puts wants it to be known. */
+    test_member_tell(member, "wait-known");
+    assert_string_equal(test_member_answer(member, START_MS), "known");
+}
+
+void test_member_start(struct test_member *member, const struct test_master *master,
+                       const char *const *options)
+{
+    test_member_start_in(member, NULL, master, options);
+}
+
+void test_member_tell(struct test_member *member, const char *format, ...)
+{
+    char line[512];
+    va_list arguments;
+    va_start(arguments, format);
+    int bytes = vsnprintf(line, sizeof(line) - 1, format, arguments);
+    va_end(arguments);
+    assert_in_range(bytes, 1, sizeof(line) - 2);
+    line[bytes] = '\n';
+    assert_int_equal(write(member->in, line, (size_t)bytes + 1), bytes + 1);
+}
+
+const char *test_member_answer(struct test_member *member, unsigned timeout_ms)
+{
+    static char line[sizeof(member->text) + 1];
+    if (!read_line(member->out, member->text, sizeof(member->text), &member->bytes, line,
+                   timeout_ms)) {
+        fail_msg("member %d does not answer within %u ms", (int)member->pid, timeout_ms);
+    }
+    return line;
+}
+
+struct test_tally test_member_tally(struct test_member *member, unsigned timeout_ms)
+{
+    struct test_tally tally = {0};
+    const char *line = test_member_answer(member, timeout_ms);
+    int failure = 0;
+    int fields = sscanf(line, "tally %u %u %u %u %u %d %u", &tally.ok, &tally.existing,
+                        &tally.missing, &tally.wrong, &tally.failed, &failure, &tally.ms);
+    tally.failure = (enum umbp_status)failure;
+    if (fields != 7) {
+        fail_msg("not a tally: %s", line);
+    }
+    return tally;
+}
+
+static struct test_tally ask_about(struct test_member *member, const char *verb,
+                                   struct test_set set)
+{
+    test_member_tell(member, "%s %s %" PRIu64 " %" PRIu32 " %" PRIu64, verb, set.prefix, set.first,
+                     set.count, set.bytes);
+    return test_member_tally(member, ANSWER_MS);
+}
+
+struct test_tally test_member_put(struct test_member *member, struct test_set set)
+{
+    return ask_about(member, "put", set);
+}
+
+struct test_tally test_member_get(struct test_member *member, struct test_set set)
+{
+    return ask_about(member, "get", set);
+}
+
+struct test_tally test_member_exists(struct test_member *member, struct test_set set)
+{
+    return ask_about(member, "exists", set);
+}
+
+uint64_t test_member_stat(struct test_member *member, const char *name)
+{
+    uint64_t value = 0;
+    test_member_tell(member, "stat %s", name);
+    const char *line = test_member_answer(member, ANSWER_MS);
+    if (sscanf(line, "stat %" SCNu64, &value) != 1) {
+        fail_msg("%s: %s", name, line);
+    }
+    return value;
+}
+
+struct stat_wait {
+    struct test_member *member;
+    const char *name;
+    uint64_t value;
+};
+
+static bool stat_is(void *context)
+{
+    struct stat_wait *wait = context;
+    return test_member_stat(wait->member, wait->name) == wait->value;
+}
+
+void test_member_stat_becomes(struct test_member *member, const char *name, uint64_t value)
+{
+    struct stat_wait wait = {member, name, value};
+    if (!test_wait_until(stat_is, &wait, 20000)) {
+        fail_msg("%s of process %d is %" PRIu64 ", not %" PRIu64, name, (int)member->pid,
+                 test_member_stat(member, name), value);
+    }
+}
+
+void test_member_load(struct test_member *member, unsigned threads, uint64_t seed, uint64_t keys)
+{
+    test_member_tell(member, "load %u %" PRIu64 " %" PRIu64, threads, seed, keys);
+    assert_string_equal(test_member_answer(member, ANSWER_MS), "loading");
+}
+
+static struct test_load_result load_result(struct test_member *member)
+{
+    struct test_load_result result = {0};
+    int failure = 0;
+    const char *line = test_member_answer(member, ANSWER_MS);
+    int fields =
+        sscanf(line, "load %" SCNu64 " %" SCNu64 " %" SCNu64 " %" SCNu64 " %" SCNu64 " %d %u",
+               &result.calls, &result.ok, &result.missing, &result.failed, &result.wrong, &failure,
+               &result.slowest_ms);
+    result.failure = (enum umbp_status)failure;
+    if (fields != 7) {
+        fail_msg("not a load's result: %s", line);
+    }
+    return result;
+}
+
+struct test_load_result test_member_load_now(struct test_member *member)
+{
+    test_member_tell(member, "load-now");
+    return load_result(member);
+}
+
+struct test_load_result test_member_load_stop(struct test_member *member)
+{
+    test_member_tell(member, "load-stop");
+    return load_result(member);
+}
+
+void test_member_signal(struct test_member *member, int signal_number)
+{
+    assert_int_equal(kill(member->pid, signal_number), 0);
+}
+
+void test_member_kill(struct test_member *member)
+{
+    kill(member->pid, SIGKILL);
+    assert_int_equal(wait_for_end(member->pid, 10000), 1000 + SIGKILL);
+}
+
+void test_member_end(struct test_member *member)
+{
+    test_member_tell(member, "end");
+    assert_int_equal(wait_for_end(member->pid, 30000), 0);
+}
+
+/* What must be 0 when nothing is going on. */
+static const char *const idle_names[] = {"node.operations_now", "node.grants_now", "node.slots_now",
+                                         "node.lanes_now",      "reservations",    NULL};
+
+void test_member_is_idle(struct test_member *member)
+{
+    for (size_t i = 0; idle_names[i] != NULL; i++) {
+        test_member_stat_becomes(member, idle_names[i], 0);
+    }
+}
+
+void test_pool_client_is_idle(struct umbp_client *client)
+{
+    for (size_t i = 0; idle_names[i] != NULL; i++) {
+        test_stat_becomes(client, idle_names[i], 0);
+    }
+}
+
+struct umbp_client *test_pool_client(const struct test_master *master, const char *const *options)
+{
+    const char *all[ARGUMENTS_MAX] = {"pool.masters", master->address};
+    size_t count = 2;
+    for (size_t i = 0; pool_options[i] != NULL; i++) {
+        all[count++] = pool_options[i];
+    }
+    for (; options != NULL && *options != NULL; options++) {
+        assert_true(count + 2 < ARGUMENTS_MAX);
+        all[count++] = *options;
+    }
+    all[count] = NULL;
+    struct umbp_client *client = test_client(all);
+    assert_true(test_wait_until(test_is_known, client, START_MS));
+    return client;
+}
