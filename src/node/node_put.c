@@ -223,8 +223,11 @@ static enum umbp_status start_transfer(struct node_op *op)
     struct fabric *fabric = op->owner->fabric;
     fabric_peer peer = op->request->peer;
     if (fabric_peer_flags(fabric, peer) & FABRIC_PEER_READABLE) {
-        return fabric_pull(fabric, peer, op->request->epoch, op->pieces, op->piece_count, moved,
-                           op);
+        enum umbp_status status =
+            fabric_pull(fabric, peer, op->request->epoch, op->pieces, op->piece_count, moved, op);
+        if (status != UMBP_UNSUPPORTED) {
+            return status;
+        }
     }
     return fabric_read(fabric, peer, op->pieces, op->piece_count, moved, op);
 }
