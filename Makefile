@@ -16,6 +16,10 @@ test:
 
 run: all
 	$(BUILD)/umbp replay $(if $(wildcard $(TRACE)),--trace $(TRACE))
+	@if [ -x $(BUILD)/umbp_master ]; then \
+	    echo $(BUILD)/umbp demo cluster $(if $(wildcard $(TRACE)),--trace $(TRACE)); \
+	    $(BUILD)/umbp demo cluster $(if $(wildcard $(TRACE)),--trace $(TRACE)); \
+	else echo "no umbp_master in this build: umbp demo cluster is left out"; fi
 
 install: all
 	meson install -C $(BUILD) --no-rebuild

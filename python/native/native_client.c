@@ -760,6 +760,13 @@ static PyMethodDef methods[] = {
      "stats($self, /)\n--\n\nStatistics by name: counters and gauges."},
     {"register_memory", client_register, METH_VARARGS, NULL},
     {"deregister_memory", client_deregister, METH_VARARGS, NULL},
+    {"external_report", native_external_report, METH_VARARGS, NULL},
+    {"external_revoke", native_external_revoke, METH_VARARGS, NULL},
+    {"external_revoke_all", native_external_revoke_all, METH_VARARGS, NULL},
+    {"external_match", native_external_match, METH_VARARGS, NULL},
+    {"external_hits", native_external_hits, METH_O,
+     "external_hits($self, hashes, /)\n--\n\n"
+     "How often each hash was matched with count_as_hit; 0 for one that is not known."},
     {NULL, NULL, 0, NULL},
 };
 

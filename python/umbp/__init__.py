@@ -19,7 +19,7 @@ if _sysconfig.get_config_var("Py_GIL_DISABLED"):
 from . import _umbp
 from ._errors import CLASSES as _CLASSES, Error, Status
 from ._config import Config, Option, options
-from ._client import Client, Entry, HostBuffer
+from ._client import Client, Entry, ExternalMatch, HostBuffer, Tier
 
 globals().update(_CLASSES)
 
@@ -34,5 +34,5 @@ def set_log_level(level):
     _umbp.set_log_level(level)
 
 
-__all__ = ["BATCH_MAX", "Client", "Config", "Entry", "Error", "HostBuffer", "KEY_BYTES_MAX",
-           "Option", "Status", "options", "set_log_level", *sorted(_CLASSES)]
+__all__ = ["BATCH_MAX", "Client", "Config", "Entry", "Error", "ExternalMatch", "HostBuffer",
+           "KEY_BYTES_MAX", "Option", "Status", "Tier", "options", "set_log_level", *sorted(_CLASSES)]

@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Client and HostBuffer: the native types, and what is easier said in Python."""
 import atexit
+import enum
 import os
 import typing
 import weakref
@@ -20,6 +21,28 @@ class Entry(typing.NamedTuple):
     pins: int
     in_dram: bool
     in_ssd: bool
+
+
+class Tier(enum.IntEnum):
+    """Where an engine keeps a block of its own, for the external KV index."""
+
+    NONE = 0
+    HBM = 1
+    DRAM = 2
+    SSD = 3
+
+
+class ExternalMatch(typing.NamedTuple):
+    """One place where a hash is: `index` is its position in the call."""
+
+    hash: typing.Union[str, bytes]
+    index: int
+    tier: Tier
+    node_id: str
+    peer_address: str
+
+
+_TIERS = {int(tier): tier for tier in Tier}
 
 
 class Client(_umbp.Client):
@@ -91,12 +114,39 @@ class Client(_umbp.Client):
         super().deregister_memory(pointer)
         self._registered.pop(pointer, None)
 
+    def external_report(self, hashes, tier):
+        """Tell the masters that this node's engine has these hashes at the tier (a Tier); tiers add
+        up. In the pool scheme only, else UnsupportedError. NotFoundError: no master knows this node
+        yet, which takes a moment after its creation."""
+        super().external_report(hashes, _tier(tier))
+
+    def external_revoke(self, hashes, tier):
+        """It has them at the tier no more."""
+        super().external_revoke(hashes, _tier(tier))
+
+    def external_revoke_all(self, tier=Tier.NONE):
+        """It has nothing at the tier any more; Tier.NONE: at any tier."""
+        super().external_revoke_all(_tier(tier))
+
+    def external_match(self, hashes, count_as_hit=False):
+        """An ExternalMatch for every place of every hash, node by node. `count_as_hit`: this decides
+        where a request goes and is not just a look."""
+        rows = super().external_match(hashes, count_as_hit)
+        return [ExternalMatch(hash, index, _TIERS.get(tier, tier), node_id, peer_address)
+                for hash, index, tier, node_id, peer_address in rows]
+
     def __repr__(self):
         state = "closed" if self.closed else "open"
         return f"<umbp.Client {state} {self._config.changed()!r}>"
 
     def __reduce__(self):
         raise TypeError("a client can't be pickled: make one in each process, from its config")
+
+
+def _tier(tier):
+    if not hasattr(tier, "__index__"):
+        raise TypeError(f"tier is a umbp.Tier, not {type(tier).__name__}")
+    return int(Tier(tier))
 
 
 def _address(value, name):
@@ -156,5 +206,5 @@ def _close_all():
 
 
 atexit.register(_close_all)
-for _class in (Client, Entry, HostBuffer):
+for _class in (Client, Entry, ExternalMatch, HostBuffer, Tier):
     _class.__module__ = "umbp"

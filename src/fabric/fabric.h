@@ -426,12 +426,13 @@ static inline struct fabric_key fabric_region_key(struct fabric *fabric,
 }
 
 /*
- * Bytes from the peer's memory into ours, or from ours into the peer's; the list (borrowed until
- * completion) in any order, one callback for all of it. Neighbours that are contiguous on both
- * sides become one operation; a window keeps the pipe full and messages flowing. There is no
- * deadline: the end is the peer's or the connection's, so use it while a request of the peer
- * is pending, whose caller watches the time, or disconnect. INVALID_VALUE: a piece is outside its
- * region; CLOSED; BUSY. A peer that refuses (a bad key) ends the connection.
+ * Bytes from the peer's memory into ours (over libfabric by asking the peer to write them:
+ * README.md says why), or from ours into the peer's; the list (borrowed until completion) in any
+ * order, one callback for all of it. Neighbours that are contiguous on both sides become one
+ * operation; a window keeps the pipe full and messages flowing. There is no deadline: the end is
+ * the peer's or the connection's, so use it while a request of the peer is pending, whose caller
+ * watches the time, or disconnect. INVALID_VALUE: a piece is outside its region; CLOSED; BUSY. A
+ * peer that refuses (a bad key) ends the connection.
  */
 MUST_USE static inline enum umbp_status fabric_read(struct fabric *fabric, fabric_peer peer,
                                                     const struct fabric_piece *pieces, size_t count,

@@ -284,9 +284,7 @@ static void finish_dead(struct ofi *ofi)
 {
     while (!list_is_empty(&ofi->dead_calls)) {
         struct call *call = CONTAINER_OF(ofi->dead_calls.next, struct call, link);
-        struct fabric_reply reply = {
-            .status = ofi->is_closing ? UMBP_CANCELLED : UMBP_CLOSED,
-        };
+        struct fabric_reply reply = {.status = call->failed};
         fabric_ofi_call_finish(call, &reply);
     }
     fabric_ofi_connects_finish(ofi);

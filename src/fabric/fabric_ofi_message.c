@@ -9,15 +9,24 @@
 
 /* --------------------------------------------------------------------------- send buffers ----- */
 
+_Static_assert(sizeof(struct wire_frame) + sizeof(struct wire_hello) + FABRIC_IDENTITY_MAX +
+                       FABRIC_ADDRESS_MAX <=
+                   SMALL_STRIDE,
+               "a hello fits");
+_Static_assert(sizeof(struct wire_frame) + READ_ROWS * sizeof(struct wire_row) <= SMALL_STRIDE,
+               "rows fit");
+
 struct tx *fabric_ofi_tx_take(struct ofi *ofi, enum tx_class class)
 {
-    /* Answers always find one: as many are kept back as there can be requests. */
-    unsigned keep = class == TX_CALL     ? ofi->options.requests_max + TX_CONTROL
-                    : class == TX_ANSWER ? 0
-                                         : ofi->options.requests_max;
-    mutex_lock(&ofi->lock);
     struct tx *tx = NULL;
-    if (ofi->txs_free_count > keep) {
+    mutex_lock(&ofi->lock);
+    if (class == TX_CONTROL_MESSAGE) {
+        tx = ofi->smalls_free;
+        if (tx) {
+            ofi->smalls_free = tx->next;
+        }
+    } else if (ofi->txs_free_count > (class == TX_CALL ? ofi->options.requests_max : 0)) {
+        /* Answers always find one: as many are kept back as there can be requests. */
         tx = ofi->txs_free;
         ofi->txs_free = tx->next;
         ofi->txs_free_count--;
@@ -29,6 +38,7 @@ struct tx *fabric_ofi_tx_take(struct ofi *ofi, enum tx_class class)
         tx->request = NULL;
         tx->big = NULL;
         tx->is_user = false;
+        tx->on_way = NULL;
     }
     return tx;
 }
@@ -36,9 +46,14 @@ struct tx *fabric_ofi_tx_take(struct ofi *ofi, enum tx_class class)
 void fabric_ofi_tx_free(struct ofi *ofi, struct tx *tx)
 {
     mutex_lock(&ofi->lock);
-    tx->next = ofi->txs_free;
-    ofi->txs_free = tx;
-    ofi->txs_free_count++;
+    if (tx->is_small) {
+        tx->next = ofi->smalls_free;
+        ofi->smalls_free = tx;
+    } else {
+        tx->next = ofi->txs_free;
+        ofi->txs_free = tx;
+        ofi->txs_free_count++;
+    }
     mutex_unlock(&ofi->lock);
 }
 
@@ -80,6 +95,9 @@ void fabric_ofi_tx_done(struct ofi *ofi, struct tx *tx, bool sent)
 {
     (void)sent; /* a failed one shows as the end of its connection */
     list_remove(&tx->link);
+    if (tx->on_way) {
+        tx->on_way->smalls--;
+    }
     if (tx->request) {
         request_free(ofi, tx->request);
     }
@@ -113,6 +131,14 @@ void fabric_ofi_tx_send(struct peer *peer, struct tx *tx)
     if (!peer->ep) {
         fabric_ofi_tx_done(ofi, tx, false);
         return;
+    }
+    if (tx->is_small) {
+        tx->on_way = peer;
+        if (++peer->smalls > SMALL_PER_PEER) {
+            fabric_ofi_tx_done(ofi, tx, false);
+            fabric_ofi_peer_close(peer, UMBP_BUSY); /* it asks and asks, and does not read */
+            return;
+        }
     }
     struct wire_frame *frame = (void *)tx->buffer;
     frame->tag = peer->their_tag;
@@ -232,6 +258,7 @@ void fabric_ofi_call_finish(struct call *call, const struct fabric_reply *reply)
     }
     atomic_fetch_sub(&ofi->peers[(call->peer & UINT32_MAX) - 1].calls_count, 1);
     atomic_fetch_sub(&ofi->calls_in_flight, 1);
+    call->live_id = 0;
     call->generation++;
     mutex_lock(&ofi->lock);
     call->next = ofi->calls_free;
@@ -261,13 +288,20 @@ static void call_run(struct ofi *ofi, struct submission *submission)
     struct peer *peer = fabric_ofi_peer(ofi, call->peer);
     call->tx = NULL;
     ofi->counts.calls++;
-    if (!peer || peer->state != PEER_UP || (call->big && big_show(ofi, call->big, tx) != UMBP_OK)) {
+    call->failed = UMBP_OK;
+    if (!peer || peer->state != PEER_UP) {
+        call->failed = ofi->is_closing ? UMBP_CANCELLED : UMBP_CLOSED;
+    } else if (call->big) {
+        call->failed = big_show(ofi, call->big, tx);
+    }
+    if (call->failed) {
         fabric_ofi_tx_free(ofi, tx);
         list_insert_after(ofi->dead_calls.prev, &call->link);
         return;
     }
     uint64_t left_ms = clock_left_ns(ofi->options.clock, call->timer.deadline_ns) / NS_PER_MS;
     ((struct wire_frame *)(void *)tx->buffer)->left_ms = (uint32_t)u64_min(left_ms, UINT32_MAX);
+    call->live_id = call->id;
     list_insert_after(peer->calls.prev, &call->link);
     fabric_heap_set(&ofi->timers, &call->timer, call->timer.deadline_ns);
     fabric_ofi_tx_send(peer, tx);
@@ -371,10 +405,8 @@ static struct call *call_find(struct peer *peer, uint64_t id)
         return NULL;
     }
     struct call *call = &ofi->calls[index];
-    return call->id == id && call->generation == id >> 32 && call->peer == peer->handle &&
-                   !list_is_empty(&call->link)
-               ? call
-               : NULL;
+    /* Its other fields may be a new caller's by now, who has not submitted yet. */
+    return id != 0 && call->live_id == id && call->peer == peer->handle ? call : NULL;
 }
 
 /* --------------------------------------------------------------------------------- one way ---- */

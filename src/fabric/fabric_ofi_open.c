@@ -117,6 +117,14 @@ static void pools_link(struct ofi *ofi)
         ofi->txs_free = tx;
     }
     ofi->txs_free_count = ofi->tx_count;
+    for (uint32_t i = ofi->small_count; i-- > 0;) {
+        struct tx *tx = &ofi->smalls[i];
+        tx->context.kind = CONTEXT_TX;
+        tx->is_small = true;
+        tx->buffer = ofi->slab + (ofi->tx_count + ofi->rx_count) * BUFFER_STRIDE + i * SMALL_STRIDE;
+        tx->next = ofi->smalls_free;
+        ofi->smalls_free = tx;
+    }
     for (uint32_t i = 0; i < ofi->rx_count; i++) {
         struct rx *rx = &ofi->rxs[i];
         rx->context.kind = CONTEXT_RX;
@@ -127,23 +135,27 @@ static void pools_link(struct ofi *ofi)
 static enum umbp_status make_memory(struct ofi *ofi)
 {
     const struct fabric_options *options = &ofi->options;
-    ofi->tx_count = options->requests_max + (uint32_t)u64_min(options->calls_max, 256) + TX_CONTROL;
+    ofi->tx_count = options->requests_max + (uint32_t)u64_min(options->calls_max, 256);
+    ofi->small_count = 2 * options->peers_max + TX_CONTROL;
     ofi->rx_count = options->requests_max + 2 * RX_POSTED;
     ofi->transfer_count = options->requests_max + 64;
-    ofi->slab_bytes = (ofi->tx_count + ofi->rx_count) * BUFFER_STRIDE;
+    ofi->slab_bytes =
+        (ofi->tx_count + ofi->rx_count) * BUFFER_STRIDE + ofi->small_count * SMALL_STRIDE;
     ofi->slab = mem_map(ofi->slab_bytes); /* touched where it is used */
     ofi->peers = mem_calloc(options->peers_max, sizeof(struct peer));
     ofi->calls = mem_calloc(options->calls_max, sizeof(struct call));
     ofi->requests = mem_calloc(options->requests_max, sizeof(struct request));
     ofi->txs = mem_calloc(ofi->tx_count, sizeof(struct tx));
+    ofi->smalls = mem_calloc(ofi->small_count, sizeof(struct tx));
     ofi->rxs = mem_calloc(ofi->rx_count, sizeof(struct rx));
     ofi->transfers = mem_calloc(ofi->transfer_count, sizeof(struct transfer));
     ofi->pulls = mem_calloc(ofi->transfer_count, sizeof(struct pull));
     ofi->ops = mem_calloc(OPS_TOTAL, sizeof(struct op));
     ofi->half_open = mem_calloc(HALF_OPEN_MAX, sizeof(struct sockaddr_in6));
     ofi->half_open_next = mem_calloc(HALF_OPEN_MAX, sizeof(struct sockaddr_in6));
-    if (!ofi->slab || !ofi->peers || !ofi->calls || !ofi->requests || !ofi->txs || !ofi->rxs ||
-        !ofi->transfers || !ofi->pulls || !ofi->ops || !ofi->half_open || !ofi->half_open_next) {
+    if (!ofi->slab || !ofi->peers || !ofi->calls || !ofi->requests || !ofi->txs || !ofi->smalls ||
+        !ofi->rxs || !ofi->transfers || !ofi->pulls || !ofi->ops || !ofi->half_open ||
+        !ofi->half_open_next) {
         return UMBP_NO_MEMORY;
     }
     pools_link(ofi);
@@ -163,7 +175,7 @@ static enum umbp_status make_provider(struct ofi *ofi)
 {
     struct fi_eq_attr eq = {.size = 1024, .wait_obj = FI_WAIT_FD};
     struct fi_cq_attr cq = {
-        .size = ofi->tx_count + ofi->rx_count + OPS_TOTAL,
+        .size = ofi->tx_count + ofi->small_count + ofi->rx_count + OPS_TOTAL,
         .format = FI_CQ_FORMAT_DATA,
         .wait_obj = FI_WAIT_FD,
     };
@@ -291,7 +303,9 @@ static void begin_closing(struct ofi *ofi)
         if (ofi->pep) {
             /* The provider forgets about half-open connections, and so leaks them. */
             fabric_ofi_sweep_now(ofi, true);
-            fabric_ofi_events(ofi);
+            for (unsigned i = 0; i < ofi->options.peers_max / 64 + 2; i++) {
+                fabric_ofi_events(ofi); /* who waits to be accepted is turned away */
+            }
             fi_close(&ofi->pep->fid);
             ofi->pep = NULL;
             ofi->listen_port = 0;
@@ -313,12 +327,16 @@ static enum umbp_status ofi_close(struct fabric *fabric, uint64_t deadline_ns)
 {
     struct ofi *ofi = ofi_of(fabric);
     ASSERT(!fabric_ofi_on_loop(ofi));
+    if (ofi->is_ended) {
+        return UMBP_OK; /* and its timers may be freed by now: nothing is driven any more */
+    }
     atomic_store(&ofi->is_closed, true);
     begin_closing(ofi);
     if (!fabric_ofi_drive(ofi, all_is_over, deadline_ns)) {
         return UMBP_TIMEOUT;
     }
     thread_join(ofi);
+    ofi->is_ended = true;
     return UMBP_OK;
 }
 
@@ -358,9 +376,9 @@ static void free_all(struct ofi *ofi)
     if (ofi->slab) {
         mem_unmap(ofi->slab, ofi->slab_bytes);
     }
-    void *blocks[] = {ofi->peers,     ofi->calls,         ofi->requests, ofi->txs,
-                      ofi->rxs,       ofi->transfers,     ofi->pulls,    ofi->ops,
-                      ofi->half_open, ofi->half_open_next};
+    void *blocks[] = {ofi->peers,     ofi->calls,          ofi->requests, ofi->txs,
+                      ofi->rxs,       ofi->transfers,      ofi->pulls,    ofi->ops,
+                      ofi->half_open, ofi->half_open_next, ofi->smalls};
     for (size_t i = 0; i < ARRAY_COUNT(blocks); i++) {
         mem_free(blocks[i]);
     }

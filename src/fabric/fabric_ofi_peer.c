@@ -115,7 +115,7 @@ static struct peer *slot_take(struct ofi *ofi)
         peer->connect = NULL;
         peer->incoming = peer->was_up = peer->is_flushed = false;
         peer->reason = UMBP_CLOSED;
-        peer->ops_count = peer->serves = peer->bigs_count = 0;
+        peer->ops_count = peer->serves = peer->bigs_count = peer->smalls = 0;
         peer->ops_bytes = 0;
         peer->from[0] = '\0';
         peer->heard_ns = peer->sent_ns = ofi->now_ns;
@@ -324,8 +324,10 @@ static void resolve_run(struct host_job *job) { resolve(CONTAINER_OF(job, struct
 static void resolve_done(struct host_job *job)
 {
     struct connect *connect = CONTAINER_OF(job, struct connect, job);
-    fabric_ofi_submit(connect->ofi, &connect->submission);
-    fabric_ofi_kick(connect->ofi);
+    struct ofi *ofi =
+        connect->ofi; /* which outlives its workers; the connect may be over at once */
+    fabric_ofi_submit(ofi, &connect->submission);
+    fabric_ofi_kick(ofi);
 }
 
 static bool is_numeric(const char *address)

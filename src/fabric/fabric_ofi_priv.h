@@ -123,9 +123,11 @@ struct wire_share {
 #define FRAME_BODY_MAX FABRIC_EAGER_BYTES
 #define BUFFER_BYTES (sizeof(struct wire_frame) + FRAME_BODY_MAX)
 #define BUFFER_STRIDE ((size_t)68 << 10)
-#define RX_POSTED 128u   /* receive buffers that are with the provider whatever happens */
-#define TX_CONTROL 64u   /* send buffers that only control messages may take */
-#define TX_PER_PEER 128u /* one-way messages on the way to one peer */
+#define RX_POSTED 128u  /* receive buffers that are with the provider whatever happens */
+#define TX_CONTROL 256u /* small send buffers, besides two for each connection */
+#define SMALL_STRIDE ((size_t)4 << 10) /* of those: all frames but the user's */
+#define SMALL_PER_PEER 128u            /* on the way to one peer; more, and it does not listen */
+#define TX_PER_PEER 128u               /* one-way messages on the way to one peer */
 #define OPS_PER_PEER 64u
 #define OPS_TOTAL 2048u
 #define OPS_BYTES_PER_PEER ((size_t)8 << 20)
@@ -179,6 +181,8 @@ struct tx {
     struct request *request; /* that it answers */
     struct big *big;         /* the body of that answer, if large; until it is submitted */
     bool is_user;            /* counts in peer->sends */
+    bool is_small;           /* for frames of our own */
+    struct peer *on_way;     /* whose count of small ones it is in */
     struct tx *next;
 };
 
@@ -197,9 +201,11 @@ struct call {
     struct submission submission;
     struct ofi *ofi;
     uint64_t id;
+    uint64_t live_id; /* the same while it waits for its reply, else 0; the token's */
     fabric_peer peer;
     bool exposes;
-    bool is_late; /* its deadline closed the connection */
+    bool is_late;            /* its deadline closed the connection */
+    enum umbp_status failed; /* why it could not be sent */
     void (*done)(void *context, const struct fabric_reply *reply);
     void *done_context;
     struct tx *tx;   /* until it is submitted */
@@ -337,6 +343,7 @@ struct peer {
     struct submission nudge;
     _Atomic bool nudged;
     _Atomic unsigned pulls; /* running; keeps the slot and its maps */
+    unsigned smalls;        /* on the way */
     unsigned ops_count;
     size_t ops_bytes;
     unsigned serves; /* READs accepted and not finished */
@@ -407,6 +414,7 @@ struct ofi {
     _Atomic bool latch_fired;
     _Atomic bool is_closed; /* no new operations */
     bool is_closing;        /* the loop knows */
+    bool is_ended;          /* closed for good: only freeing is left */
     bool is_dry;            /* the completion queue was seen empty after the last fi_close */
     unsigned passes;
 
@@ -445,7 +453,9 @@ struct ofi {
     size_t slab_bytes;
     struct fid_mr *slab_mr;
     void *slab_descriptor;
-    unsigned tx_count, rx_count, transfer_count;
+    struct tx *smalls;
+    struct tx *smalls_free;
+    unsigned tx_count, small_count, rx_count, transfer_count;
 
     struct list_node regions; /* under lock */
     struct list_node failed_connects;

@@ -269,7 +269,7 @@ static void set_defaults(struct node *node)
     }
     options->pin_ms = or_default(options->pin_ms, 10000);
     options->staging_bytes = options->staging_bytes ? options->staging_bytes : UINT64_C(64) << 20;
-    options->staging_slots = or_default(options->staging_slots, 16);
+    options->staging_slots = or_default(options->staging_slots, 8);
     options->job_threads = or_default(options->job_threads, 4);
     options->slots_max = or_default(options->slots_max, 1024);
     options->slot_ms = or_default(options->slot_ms, 30000);

@@ -81,7 +81,7 @@ struct node_options {
     uint64_t pinned_bytes_max; /* 0: a quarter of the DRAM tier. Shown to one peer */
     uint32_t pin_ms;           /* 10,000: for how long places stay without a RELEASE */
     uint64_t staging_bytes;    /* 64 MiB for values on the SSD, in ... */
-    uint32_t staging_slots;    /* ... 16 parts */
+    uint32_t staging_slots;    /* ... 8 parts, of which a value takes one */
     uint32_t job_threads;      /* 4 */
     uint32_t slots_max;        /* 1,024 */
     uint32_t slot_ms;          /* 30,000: the longest lifetime of a slot */
@@ -96,7 +96,9 @@ struct node_options {
 /* UMBP_INVALID_VALUE (no id, a store without a ring of events), UMBP_LIMIT (too many masters,
  * tags, too long), UMBP_NO_MEMORY. */
 MUST_USE enum umbp_status node_create(const struct node_options *options, struct node **node_out);
-void node_destroy(struct node *node); /* takes NULL; after fabric_close if it was started */
+/* Takes NULL. After fabric_close if it was started. Waits for the jobs under way (disk reads: as
+ * long as the store lets them take). */
+void node_destroy(struct node *node);
 
 /* The fabric's callbacks. Connections are refused (UMBP_BUSY) before the node is started, and after
  * it was stopped. */

@@ -13,6 +13,9 @@
  */
 #include "node/node_priv.h"
 
+/* A pin counts as so much more than its bytes, so that many small ones are bounded too. */
+#define PIN_COST 256u
+
 static void get_advance(struct node_op *op);
 
 /* ------------------------------------------------------------------------- grants -------- */
@@ -86,7 +89,7 @@ static bool grant_add(struct node_op *op, const struct store_pin *pin)
         get->grant_capacity = capacity;
     }
     get->grant->pins[get->grant->count++] = *pin;
-    get->grant->bytes += pin->bytes;
+    get->grant->bytes += pin->bytes + PIN_COST;
     return true;
 }
 
@@ -203,7 +206,7 @@ static bool try_places(struct node_op *op, const struct proto_get *item, uint32_
     bool fits = true;
 
     if (!get->same_host || !peer ||
-        granted + (get->grant ? get->grant->bytes : 0) + pin->bytes >
+        granted + (get->grant ? get->grant->bytes : 0) + pin->bytes + PIN_COST >
             node->options.pinned_bytes_max) {
         return false;
     }
@@ -254,6 +257,10 @@ static bool open_item(struct node_op *op, const struct proto_get *item, uint32_t
     if (got->status == UMBP_OK && !item->any_size && open.pin.bytes != item->bytes) {
         store_unpin(node->store, &open.pin); /* 0 is a size here */
         got->status = UMBP_SIZE_MISMATCH;
+    }
+    if (got->status == UMBP_SIZE_MISMATCH) {
+        struct umbp_entry_info info = {.struct_bytes = sizeof(info)};
+        got->bytes = store_stat(node->store, item->key, &info) == UMBP_OK ? info.bytes : 0;
     }
     if (got->status != UMBP_OK) {
         return false;

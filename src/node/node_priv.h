@@ -11,6 +11,7 @@
 
 #define NODE_PEER_BUCKETS 256u
 #define NODE_LANE_RANGES 64u
+#define NODE_LANE_PARTS 8u
 #define NODE_SLOT_PIECES 64u
 #define NODE_INLINE_ITEMS 128u
 
@@ -170,6 +171,8 @@ struct node_lane {
     struct node *owner;
     struct node_op *op;
     char *data;
+    struct node_lane *parts[NODE_LANE_PARTS]; /* whose memory it uses: its own, and borrowed ones */
+    uint32_t part_count;
     struct get_item item;
     bool is_single; /* all ranges in one go */
     struct umbp_range ranges[NODE_LANE_RANGES];

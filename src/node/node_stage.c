@@ -8,9 +8,10 @@
  *               └──────────────────────────── done ────────────────────────────────────────┘
  *
  * What fits into a lane is read in one go as the store's own readers do, so that it is counted,
- * promoted and dropped as they would; one read sees one value. What does not fit is read part by
- * part from the pinned value of one generation, and every part is verified against the whole
- * record's checksum (so each part costs a read of the whole: for values larger than a lane only).
+ * promoted and dropped as they would; one read sees one value. A larger one borrows the memory of
+ * lanes that are free. What does not even fit so is read part by part from the pinned value of one
+ * generation, and every part is verified against the whole record's checksum (so each part costs a
+ * read of the whole: for values larger than the free staging memory only).
  *
  * A request that gets no lane at all is answered UMBP_BUSY for those items; with one it goes on
  * until all of its items were through, so somebody always makes progress.
@@ -26,19 +27,21 @@ static void lane_read(struct node_lane *lane);
 static void lane_cut(struct node_lane *lane)
 {
     struct get_item *item = &lane->item;
+    uint64_t part_bytes = lane->owner->lane_bytes;
+    uint64_t room = lane->part_count * part_bytes;
     uint64_t used = 0;
-    uint64_t room = lane->owner->lane_bytes;
 
     lane->range_count = 0;
     while (item->range < item->get.range_count && used < room &&
            lane->range_count < NODE_LANE_RANGES) {
         struct proto_range range = proto_range_at(item->get.rows, item->range);
-        uint64_t bytes = u64_min(range.bytes - item->range_at, room - used);
+        char *data = lane->parts[used / part_bytes]->data + used % part_bytes;
+        uint64_t bytes = u64_min(range.bytes - item->range_at, part_bytes - used % part_bytes);
         uint32_t at = lane->range_count++;
         lane->ranges[at] = (struct umbp_range){
-            .data = lane->data + used, .bytes = bytes, .offset = range.offset + item->range_at};
+            .data = data, .bytes = bytes, .offset = range.offset + item->range_at};
         lane->pieces[at] = (struct fabric_piece){
-            .local = lane->data + used,
+            .local = data,
             .region = lane->owner->staging_region,
             .remote = range.address + item->range_at,
             .key = {range.key.key, range.key.base},
@@ -90,7 +93,10 @@ static void lane_end(struct node_lane *lane, enum umbp_status status)
     NODE_COUNT(node, lanes_now, (uint64_t)-1);
     store_unpin(node->store, &lane->item.pin);
     lane->op = NULL;
-    list_push_back(&node->free_lanes, &lane->node);
+    for (uint32_t i = 0; i < lane->part_count; i++) {
+        list_push_back(&node->free_lanes, &lane->parts[i]->node);
+    }
+    lane->part_count = 0;
     op->get.lanes--;
     node_get_goes_on(op);
 }
@@ -132,13 +138,32 @@ static void lane_read(struct node_lane *lane)
     node_job_run(lane->owner, &lane->job);
 }
 
-static bool fits_one_lane(const struct node *node, const struct proto_get *get)
+static uint64_t bytes_wanted(const struct proto_get *get)
 {
     uint64_t sum = 0;
-    for (uint32_t r = 0; r < get->range_count && sum <= node->lane_bytes; r++) {
-        sum += proto_range_at(get->rows, r).bytes;
+    for (uint32_t r = 0; r < get->range_count; r++) {
+        sum += proto_range_at(get->rows, r).bytes; /* 65,536 of 4 GiB at most */
     }
-    return sum <= node->lane_bytes && get->range_count <= NODE_LANE_RANGES;
+    return sum;
+}
+
+/* Its own memory, and more if it is needed and free. True: all of the item fits. */
+static bool lane_take_parts(struct node_lane *lane)
+{
+    struct node *node = lane->owner;
+    const struct proto_get *get = &lane->item.get;
+    uint64_t wanted = bytes_wanted(get);
+
+    lane->parts[0] = lane;
+    lane->part_count = 1;
+    while (lane->part_count < NODE_LANE_PARTS && lane->part_count * node->lane_bytes < wanted &&
+           !list_is_empty(&node->free_lanes)) {
+        struct node_lane *more = CONTAINER_OF(node->free_lanes.next, struct node_lane, node);
+        list_remove(&more->node);
+        lane->parts[lane->part_count++] = more;
+    }
+    return wanted <= lane->part_count * node->lane_bytes &&
+           get->range_count + lane->part_count <= NODE_LANE_RANGES;
 }
 
 static void lane_begin(struct node_lane *lane, struct node_op *op, const struct get_item *item)
@@ -147,7 +172,7 @@ static void lane_begin(struct node_lane *lane, struct node_op *op, const struct 
     lane->op = op;
     lane->item = *item;
     lane->deadline_ns = clock_deadline_ns(clock_monotonic(), LANE_TIMEOUT_MS);
-    lane->is_single = fits_one_lane(node, &item->get);
+    lane->is_single = lane_take_parts(lane);
     if (lane->is_single) {
         struct store_pin *pin = &lane->item.pin;
         uint64_t bytes = pin->bytes;

@@ -238,7 +238,8 @@ uint32_t proto_put_fit(const struct proto_put *items, uint32_t count, size_t byt
 /*
  * GET: ranges of a value, each with where its bytes shall go. The address and key are of the
  * reader's memory, for the owner's RMA write; on one host too, for what the owner has on SSD only.
- * No ranges: nothing moves; on one host the places of the whole value are answered.
+ * No ranges: nothing moves; on one host the places of the whole value are answered, if it is in
+ * DRAM.
  */
 struct proto_range {
     uint64_t offset;

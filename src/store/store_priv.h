@@ -349,9 +349,9 @@ const struct entry *index_guess(const struct shard *shard, struct fingerprint pr
 /* (Forced inline: gcc 12 drops calls of functions in sight that do nothing but prefetch.) */
 __attribute__((always_inline)) static inline void index_fetch(const struct entry *guess)
 {
-    const char *entry = (const char *)guess;
-    __builtin_prefetch(entry + offsetof(struct entry, key_bytes));
-    __builtin_prefetch(entry + sizeof(struct entry) + 64 + 5); /* a hash in hex and a suffix */
+    uintptr_t entry = (uintptr_t)guess; /* may be 0: prefetching that is harmless */
+    __builtin_prefetch((const void *)(entry + offsetof(struct entry, key_bytes)));
+    __builtin_prefetch((const void *)(entry + sizeof(struct entry) + 64 + 5)); /* hash, suffix */
 }
 bool index_has(const struct shard *shard, struct fingerprint print, struct umbp_key key,
                const struct entry *guess);

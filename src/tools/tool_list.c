@@ -5,9 +5,9 @@
 #include <signal.h>
 
 const struct tool *const tool_list[] = {
-    &tool_put,  &tool_get,     &tool_exists, &tool_rm,      &tool_ls,
-    &tool_stat, &tool_fsck,    &tool_replay, &tool_bench,   &tool_master,
-    &tool_node, &tool_options, &tool_help,   &tool_version, NULL,
+    &tool_put,     &tool_get,    &tool_exists,  &tool_rm,   &tool_ls,     &tool_stat,
+    &tool_fsck,    &tool_replay, &tool_bench,   &tool_demo, &tool_master, &tool_node,
+    &tool_options, &tool_help,   &tool_version, NULL,
 };
 
 const struct tool *tool_find(const char *name)

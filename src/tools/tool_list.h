@@ -14,6 +14,7 @@ extern const struct tool tool_stat;
 extern const struct tool tool_fsck;
 extern const struct tool tool_replay;
 extern const struct tool tool_bench;
+extern const struct tool tool_demo;
 extern const struct tool tool_master;
 extern const struct tool tool_node;
 extern const struct tool tool_options;

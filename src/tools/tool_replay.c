@@ -20,6 +20,8 @@ enum {
     FLAG_SPEED,
     FLAG_LIMIT,
     FLAG_SEED,
+    FLAG_SHARE,
+    FLAG_SO_FAR,
     FLAG_JSON
 };
 
@@ -55,6 +57,16 @@ static const struct tool_flag flags[] = {
                    .value_name = "N",
                    .default_value = "1",
                    .help = "of the made-up workload and of the contents"},
+    [FLAG_SHARE] = {.name = "share",
+                    .kind = TOOL_FLAG_TEXT,
+                    .value_name = "I/N",
+                    .help = "every Nth request from number I on (0/4): several share a workload"},
+    [FLAG_SO_FAR] = {.name = "so-far",
+                     .kind = TOOL_FLAG_COUNT,
+                     .value_name = "MS",
+                     .min = 1,
+                     .max = 3600000,
+                     .help = "with --json, so often a line of what was done so far"},
     [FLAG_JSON] = {.name = "json",
                    .help = "one JSON object on the last line, instead of the table"},
     {.name = NULL},
@@ -63,12 +75,13 @@ static const struct tool_flag flags[] = {
 static const struct tool_setting defaults[] = {
     {"dram.bytes", "2GiB"},
     {"ssd.bytes", "4GiB"},
+    {"pool.serve", "false"},
     {NULL, NULL},
 };
 
 static const char *const shown[] = {
-    "dram.bytes",         "ssd.bytes",       "ssd.dir",        "dram.high_watermark",
-    "dram.low_watermark", "dram.page_bytes", "ssd.durability", NULL,
+    "pool.masters",        "pool.serve",         "dram.bytes",      "ssd.bytes",      "ssd.dir",
+    "dram.high_watermark", "dram.low_watermark", "dram.page_bytes", "ssd.durability", NULL,
 };
 
 static volatile sig_atomic_t stop_signal;
@@ -82,6 +95,10 @@ struct replay {
     double speed;
     const char *policies[POLICIES_MAX];
     size_t policy_count;
+    size_t part; /* of the requests, `parts` in all */
+    size_t parts;
+    bool is_pool;
+    bool has_store; /* of its own: not a pool's client only */
     bool has_ssd;
     char directory[CONFIG_TEXT_BYTES_MAX + 1]; /* "" without an SSD */
     bool is_temporary;
@@ -152,10 +169,62 @@ static uint64_t size_of(const struct umbp_config *config, const char *option)
     return bytes;
 }
 
-static enum tool_exit check_options(struct replay *replay)
+static void text_of(const struct replay *replay, const char *option, char *text_out, size_t bytes)
+{
+    enum umbp_status status = umbp_config_get(replay->args->config, option, text_out, bytes);
+    ASSERT(status == UMBP_OK);
+}
+
+/* A pool is meant where masters are given, or the scheme is. */
+static enum tool_exit check_pool(struct replay *replay)
 {
     const struct tool_args *args = replay->args;
-    char enabled[16];
+    char text[CONFIG_TEXT_BYTES_MAX + 1];
+
+    text_of(replay, "scheme", text, sizeof text);
+    replay->is_pool = strcmp(text, "pool") == 0 || tool_config_is_flagged(args, "pool.masters");
+    replay->has_store = true;
+    if (!replay->is_pool) {
+        return TOOL_OK;
+    }
+    tool_config_set(args, "scheme", "pool");
+    if (replay->policy_count > 1) {
+        return tool_fail(args->tool, TOOL_USAGE,
+                         "--policy all: the nodes of a pool have policies of their own");
+    }
+    text_of(replay, "pool.serve", text, sizeof text);
+    replay->has_store = strcmp(text, "false") != 0;
+    if (!replay->has_store) {
+        tool_config_set(args, "ssd.enabled", "false");
+        tool_config_set(args, "role", "standalone");
+    }
+    return TOOL_OK;
+}
+
+static enum tool_exit check_share(struct replay *replay)
+{
+    const char *text = replay->args->flags[FLAG_SHARE].text;
+    char part[24];
+    uint64_t number = 0;
+    uint64_t parts = 1;
+    bool is_good = true;
+
+    if (text != NULL) {
+        size_t digits = strcspn(text, "/");
+        snprintf(part, sizeof part, "%.*s", (int)size_min(digits, sizeof part - 1), text);
+        is_good = text[digits] == '/' && units_parse_count(part, &number) &&
+                  units_parse_count(text + digits + 1, &parts) && number < parts && parts <= 65536;
+    }
+    replay->part = (size_t)number;
+    replay->parts = (size_t)parts;
+    return is_good ? TOOL_OK
+                   : tool_fail(replay->args->tool, TOOL_USAGE,
+                               "--share: \"%s\" is not I/N with I below N, as 0/4", text);
+}
+
+static enum tool_exit check_sizes(struct replay *replay)
+{
+    const struct tool_args *args = replay->args;
     uint64_t block_bytes = args->flags[FLAG_BLOCK_BYTES].number;
 
     if (!parse_speed(args->flags[FLAG_SPEED].text, &replay->speed)) {
@@ -163,21 +232,35 @@ static enum tool_exit check_options(struct replay *replay)
                          "--speed: \"%s\" is neither max nor real nor a multiple, as 10 or 0.5",
                          args->flags[FLAG_SPEED].text);
     }
-    if (block_bytes > size_of(args->config, "dram.bytes")) {
+    if (replay->has_store && block_bytes > size_of(args->config, "dram.bytes")) {
         return tool_fail(args->tool, TOOL_USAGE,
                          "--block-bytes is larger than the memory tier, --dram");
     }
+    return TOOL_OK;
+}
+
+static enum tool_exit check_options(struct replay *replay)
+{
+    const struct tool_args *args = replay->args;
+    char enabled[16];
+
     enum tool_exit code = choose_policies(replay);
+    if (code == TOOL_OK) {
+        code = check_pool(replay);
+    }
+    if (code == TOOL_OK) {
+        code = check_share(replay);
+    }
+    if (code == TOOL_OK) {
+        code = check_sizes(replay);
+    }
     if (code != TOOL_OK) {
         return code;
     }
-    enum umbp_status status = umbp_config_get(args->config, "ssd.enabled", enabled, sizeof enabled);
-    if (status == UMBP_OK) {
-        status =
-            umbp_config_get(args->config, "ssd.dir", replay->directory, sizeof replay->directory);
-    }
-    ASSERT(status == UMBP_OK);
-    replay->has_ssd = strcmp(enabled, "false") != 0 && size_of(args->config, "ssd.bytes") > 0;
+    text_of(replay, "ssd.enabled", enabled, sizeof enabled);
+    text_of(replay, "ssd.dir", replay->directory, sizeof replay->directory);
+    replay->has_ssd = replay->has_store && strcmp(enabled, "false") != 0 &&
+                      size_of(args->config, "ssd.bytes") > 0;
     /* The directory comes last, when all else is known to be good; any name serves to check. */
     if (replay->has_ssd && replay->directory[0] == '\0') {
         replay->is_temporary = true;
@@ -209,6 +292,7 @@ static enum tool_exit load_requests(struct replay *replay)
         return tool_fail(args->tool, status == UMBP_NO_MEMORY ? TOOL_FAILED : TOOL_USAGE, "%s",
                          why);
     }
+    replay_load_share(&replay->load, replay->part, replay->parts);
     return TOOL_OK;
 }
 
@@ -261,6 +345,18 @@ static enum tool_exit choose_directory(const struct replay *replay, size_t run, 
 
 /* --------------------------------------------------------------------------- runs ------- */
 
+/* A line of its own, at once: somebody reads along. */
+static void report_so_far(const struct replay_result *so_far)
+{
+    json_t *object = replay_json_so_far(so_far);
+    if (object != NULL) {
+        (void)json_dumpf(object, stdout, JSON_COMPACT);
+        (void)putchar('\n');
+        (void)fflush(stdout);
+    }
+    json_decref(object);
+}
+
 static enum tool_exit run_policy(struct replay *replay, size_t run)
 {
     const struct tool_args *args = replay->args;
@@ -273,6 +369,8 @@ static enum tool_exit run_policy(struct replay *replay, size_t run)
         .speed = replay->speed,
         .shows_progress = true,
         .stop = &stop_signal,
+        .report_ms = args->flags[FLAG_JSON].is_set ? args->flags[FLAG_SO_FAR].number : 0,
+        .report = report_so_far,
     };
     if (replay->has_ssd) {
         enum tool_exit code = choose_directory(replay, run, directory, sizeof directory);
@@ -306,10 +404,17 @@ static void print_head(const struct replay *replay)
     char dram[32];
     char ssd[32];
     char block[32];
+    char masters[CONFIG_TEXT_BYTES_MAX + 1];
     const struct umbp_config *config = replay->args->config;
     units_format_bytes(size_of(config, "dram.bytes"), dram, sizeof dram);
     units_format_bytes(size_of(config, "ssd.bytes"), ssd, sizeof ssd);
     units_format_bytes(replay->args->flags[FLAG_BLOCK_BYTES].number, block, sizeof block);
+    if (replay->is_pool) {
+        text_of(replay, "pool.masters", masters, sizeof masters);
+        printf("%s: the pool of %s, blocks of %s%s\n\n", replay->source, masters, block,
+               replay->has_store ? ", as a node" : "");
+        return;
+    }
     printf("%s: %s of DRAM, %s of SSD, blocks of %s%s%s\n\n", replay->source, dram,
            replay->has_ssd ? ssd : "none", block, replay->policy_count == 1 ? ", policy " : "",
            replay->policy_count == 1 ? replay->policies[0] : "");
@@ -410,9 +515,12 @@ const struct tool tool_replay = {
         "end, or in --ssd-dir, which stays and is found warm by the next run. --ssd 0 does "
         "without.\n"
         "Exits with 1 when a wrong byte was read.\n\n"
+        "With --masters the store is the cluster's: as a client only, or with --pool.serve as a\n"
+        "node that brings --dram and --ssd along.\n\n"
         "  umbp replay\n"
         "  umbp replay --limit 1000 --dram 512MiB --ssd 0 --policy all\n"
-        "  umbp replay --trace conversation_trace.jsonl --dram 8GiB --ssd 32GiB --json",
+        "  umbp replay --trace conversation_trace.jsonl --dram 8GiB --ssd 32GiB --json\n"
+        "  umbp replay --masters 127.0.0.1:50051",
     .flags = flags,
     .takes_config = true,
     .shown = shown,

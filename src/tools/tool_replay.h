@@ -37,6 +37,8 @@ void replay_load_fini(struct replay_load *load);
 MUST_USE bool replay_load_add(struct replay_load *load, uint64_t timestamp_ms,
                               const uint64_t *blocks, uint32_t count);
 uint32_t replay_load_longest(const struct replay_load *load); /* blocks of the longest request */
+/* Keep the requests number `part`, `part` + `parts`, ... only. */
+void replay_load_share(struct replay_load *load, size_t part, size_t parts);
 
 /* One line of a trace, without its newline; appended to `load`. On false `why_out` tells what is
  * wrong, and the load is as it was. */
@@ -75,6 +77,8 @@ void replay_content_key(const struct replay_content *content, uint64_t block,
 
 /* ---- run ---- */
 
+struct replay_result;
+
 struct replay_options {
     const struct umbp_config *config;
     size_t block_bytes;
@@ -83,6 +87,8 @@ struct replay_options {
     size_t stage_bytes; /* values of one batch; 0: REPLAY_STAGE_BYTES */
     bool shows_progress;
     const volatile sig_atomic_t *stop; /* nonzero ends the run early; NULL: never */
+    uint64_t report_ms;                /* 0: never */
+    void (*report)(const struct replay_result *so_far); /* so often, between requests */
 };
 
 struct replay_phase {
@@ -127,6 +133,8 @@ double replay_hit_ratio(const struct replay_result *result);
 /* A column for each of `results`, headed by `names` where there are several. */
 void replay_print_table(const struct replay_result *const *results, const char *const *names,
                         size_t count);
+/* What was done so far, as one line: counts since the start. */
+json_t *replay_json_so_far(const struct replay_result *result);
 json_t *replay_json(const struct replay_result *result, const char *policy, const char *source,
                     size_t block_bytes);
 

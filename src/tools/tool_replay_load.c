@@ -50,6 +50,15 @@ bool replay_load_add(struct replay_load *load, uint64_t timestamp_ms, const uint
     return true;
 }
 
+void replay_load_share(struct replay_load *load, size_t part, size_t parts)
+{
+    size_t kept = 0;
+    for (size_t i = part; i < load->request_count; i += parts) {
+        load->requests[kept++] = load->requests[i];
+    }
+    load->request_count = kept;
+}
+
 uint32_t replay_load_longest(const struct replay_load *load)
 {
     uint32_t longest = 0;

@@ -261,6 +261,17 @@ static void add_latencies(json_t *object, const char *name, const struct replay_
                   (json_int_t)histogram_quantile(&phase->latency, 0.999)));
 }
 
+json_t *replay_json_so_far(const struct replay_result *result)
+{
+    return json_pack("{s:b,s:I,s:I,s:I,s:I,s:I,s:I,s:I,s:I,s:I,s:I}", "so_far", 1, "requests",
+                     (json_int_t)result->requests, "blocks", (json_int_t)result->blocks,
+                     "prefix_hits", (json_int_t)result->prefix_hits, "bytes_get",
+                     (json_int_t)result->bytes_get, "bytes_put", (json_int_t)result->bytes_put,
+                     "get_spent_ns", (json_int_t)result->get.spent_ns, "put_spent_ns",
+                     (json_int_t)result->put.spent_ns, "lost", (json_int_t)result->lost, "corrupt",
+                     (json_int_t)result->corrupt, "puts_failed", (json_int_t)result->puts_failed);
+}
+
 json_t *replay_json(const struct replay_result *result, const char *policy, const char *source,
                     size_t block_bytes)
 {
@@ -284,6 +295,10 @@ json_t *replay_json(const struct replay_result *result, const char *policy, cons
     (void)json_object_set_new(object, "seconds", json_real((double)result->wall_ns / 1e9));
     (void)json_object_set_new(object, "get_gbs", json_real(row_real(result, ROW_RATE_GET)));
     (void)json_object_set_new(object, "put_gbs", json_real(row_real(result, ROW_RATE_PUT)));
+    (void)json_object_set_new(object, "get_spent_ns",
+                              json_integer((json_int_t)result->get.spent_ns));
+    (void)json_object_set_new(object, "put_spent_ns",
+                              json_integer((json_int_t)result->put.spent_ns));
     add_latencies(object, "lookup_ns", &result->lookup);
     add_latencies(object, "get_ns", &result->get);
     add_latencies(object, "put_ns", &result->put);

@@ -22,6 +22,7 @@ struct run {
     struct replay_content content;
     struct tool_progress progress;
     uint64_t start_ns;
+    uint64_t report_ns; /* when the next one is due */
 
     size_t batch_blocks; /* at most so many in one batch */
     uint8_t *stage;      /* batch_blocks values */
@@ -215,6 +216,16 @@ static void show_progress(struct run *run, size_t done)
                        (double)(result->bytes_get + result->bytes_put) / 1e9 / seconds, left_text);
 }
 
+static void report_so_far(struct run *run)
+{
+    const struct replay_options *options = run->options;
+    if (options->report_ms == 0 || now() < run->report_ns) {
+        return;
+    }
+    run->report_ns = now() + options->report_ms * NS_PER_MS;
+    options->report(run->result);
+}
+
 /* With a speed, wait until the request is due; in slices, so that a stop is seen. */
 static void wait_until_due(struct run *run, const struct replay_request *request, size_t done)
 {
@@ -244,6 +255,7 @@ static enum umbp_status run_requests(struct run *run)
         }
         status = run_request(run, &run->load->requests[i]);
         show_progress(run, i + 1);
+        report_so_far(run);
     }
     run->result->wall_ns = now() - run->start_ns;
     tool_progress_end(&run->progress);

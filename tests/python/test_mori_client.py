@@ -562,13 +562,11 @@ def test_what_can_not_be_used_is_refused_by_name(tmp_path, change, words):
     assert not (tmp_path / "d").exists()
 
 
-def test_schemes_that_are_not_here_yet_are_refused_with_what_to_do():
+def test_the_node_daemon_is_refused_with_what_to_do():
     config = config_of()
     config.distributed = mori.umbp.UMBPDistributedConfig()
     master = config.distributed.master_config
     master.master_address, master.node_id, master.node_address = "m:1", "n", "a"
-    with pytest.raises(RuntimeError, match="no pool across machines"):
-        mori.umbp.UMBPClient(config)
     config.standalone_process = mori.umbp.UMBPStandaloneProcessConfig()
     with pytest.raises(RuntimeError, match="mutually exclusive"):
         mori.umbp.UMBPClient(config)
@@ -590,20 +588,3 @@ def test_a_directory_that_can_not_be_made_is_said(tmp_path):
 def test_something_else_than_a_config_is_a_type_error():
     with pytest.raises(TypeError, match="UMBPConfig"):
         mori.umbp.UMBPClient({"dram": 1})
-
-
-def test_the_master_client_says_that_there_is_no_master():
-    client = mori.cpp.UMBPMasterClient("127.0.0.1:1", node_id="n", node_address="a")
-    tier = mori.umbp.UMBPTierType.HBM
-    assert client.is_registered() is False
-    for call, arguments in (
-        ("register_self", ({tier: (1, 2)},)), ("unregister_self", ()),
-        ("report_external_kv_blocks", ("n", ["h"], tier)),
-        ("revoke_external_kv_blocks", ("n", ["h"], tier)),
-        ("revoke_all_external_kv_blocks_at_tier", ("n", tier)),
-        ("match_external_kv", (["h"],)), ("get_external_kv_hit_counts", (["h"],)),
-    ):
-        with pytest.raises(RuntimeError, match="no master"):
-            getattr(client, call)(*arguments)
-    with pytest.raises(TypeError, match="master_address"):
-        mori.cpp.UMBPMasterClient(7)

@@ -12,6 +12,7 @@ import unittest
 
 import umbp
 
+KIB = 1 << 10
 MIB = 1 << 20
 
 

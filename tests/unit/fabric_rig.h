@@ -16,7 +16,7 @@
 
 struct rig_end {
     struct fabric *fabric;
-    fabric_peer peer; /* the last that came up */
+    _Atomic fabric_peer peer; /* the last that came up */
     _Atomic unsigned ups, downs, requests, messages;
     _Atomic int down_reason;
     struct fabric_latch up, down;

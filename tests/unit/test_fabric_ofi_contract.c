@@ -394,6 +394,60 @@ static void who_does_not_fit_is_refused_with_a_reason(void **state)
     pair_close(&pair);
 }
 
+static void a_full_endpoint_turns_others_away(void **state)
+{
+    struct pair pair;
+    struct rig_end other;
+    fabric_peer peer;
+    struct fabric_options options = {.peers_max = 1};
+    (void)state;
+    pair_open(&pair, &options);
+    assert_ok(open_end(&pair, &other, NULL, &options));
+    assert_status(rig_connect(&other, fabric_address(pair.server.fabric), &peer), UMBP_LIMIT);
+    assert_true(peer == 0);
+    fabric_disconnect(pair.client.fabric, pair.client.peer);
+    assert_ok(fabric_wait(pair.server.fabric, &pair.server.down, RIG_MS(pair.server.fabric, 5000)));
+    assert_ok(rig_connect(&other, fabric_address(pair.server.fabric), &peer));
+    fabric_destroy(other.fabric);
+    pair_close(&pair);
+}
+
+/* From callbacks everything but waiting is allowed, also ending the connection that one is about.
+ */
+static void on_reply_disconnect(void *context, const struct fabric_reply *reply)
+{
+    struct rig_wait *wait = context;
+    wait->status = reply->status;
+    wait->count++;
+    fabric_disconnect(wait->end->fabric, wait->peer);
+    struct iovec part = {"late", 4};
+    enum umbp_status status = fabric_send(wait->end->fabric, wait->peer, &part, 1);
+    wait->bytes = (size_t)status; /* either way: it must not crash */
+    fabric_latch_down(wait->end->fabric, &wait->latch);
+}
+
+static void a_callback_may_end_its_connection(void **state)
+{
+    struct pair pair;
+    struct rig_wait wait;
+    (void)state;
+    pair_open(&pair, NULL);
+    rig_wait_init(&wait, &pair.client);
+    wait.peer = pair.client.peer;
+    struct fabric_call call = {
+        .peer = wait.peer,
+        .deadline_ns = RIG_MS(pair.client.fabric, 5000),
+        .done = on_reply_disconnect,
+        .context = &wait,
+    };
+    assert_ok(fabric_call(pair.client.fabric, &call));
+    rig_settle(&wait);
+    assert_status(wait.status, UMBP_OK);
+    assert_ok(fabric_wait(pair.client.fabric, &pair.client.down, RIG_MS(pair.client.fabric, 5000)));
+    assert_int_equal(wait.count, 1);
+    pair_close(&pair);
+}
+
 static void names_are_resolved_and_any_address_listened_on(void **state)
 {
     struct rig_end server;
@@ -507,6 +561,8 @@ int main(void)
         ALL(a_handle_names_one_connection),
         ALL(calls_beyond_the_bound_are_busy),
         ALL(who_does_not_fit_is_refused_with_a_reason),
+        ALL(a_full_endpoint_turns_others_away),
+        ALL(a_callback_may_end_its_connection),
         ALL(names_are_resolved_and_any_address_listened_on),
         ALL(close_completes_everything),
         ALL(timers_run_in_order_and_cancelled_ones_never),

@@ -773,6 +773,129 @@ static void many_threads_wait_on_one_endpoint(void **state)
     fabric_destroy(server.fabric);
 }
 
+#define CHURN_BYTES ((size_t)300000)
+
+struct churn {
+    struct rig_end *server;
+    struct rig_end *client;
+    _Atomic uint64_t peer;
+    _Atomic bool over;
+    _Atomic unsigned done_ok;
+    uint8_t *far;
+    struct fabric_region *far_region;
+};
+
+static void churn_once(struct churn *churn, struct test_rng *rng, uint8_t *near,
+                       struct fabric_region *region)
+{
+    struct rig_wait wait;
+    struct fabric *fabric = churn->client->fabric;
+    fabric_peer peer = atomic_load(&churn->peer);
+    uint64_t what = test_rng_below(rng, 7);
+    struct fabric_piece piece = {
+        .local = near,
+        .region = region,
+        .remote = (uint64_t)(uintptr_t)churn->far,
+        .key = fabric_region_key(churn->server->fabric, churn->far_region),
+        .bytes = 1 + test_rng_below(rng, CHURN_BYTES - 1),
+    };
+    struct iovec part = {near, test_rng_below(rng, 5000)};
+    enum umbp_status status = UMBP_OK;
+    rig_wait_init(&wait, churn->client);
+    if (what == 0) {
+        status = fabric_send(fabric, peer, &part, 1);
+        assert_true(!status || status == UMBP_CLOSED || status == UMBP_BUSY);
+        return;
+    }
+    if (what == 1) {
+        fabric_raise_epoch(fabric, peer);
+        return;
+    }
+    if (what == 2) {
+        status = fabric_pull_wait(fabric, peer, 0, &piece, 1);
+        assert_true(!status || status == UMBP_CLOSED || status == UMBP_STALE);
+        return;
+    }
+    if (what == 3) {
+        status = fabric_pull(fabric, peer, 0, &piece, 1, rig_on_done, &wait);
+    } else if (what == 4) {
+        status = (test_rng_below(rng, 2) ? fabric_read : fabric_write)(fabric, peer, &piece, 1,
+                                                                       rig_on_done, &wait);
+    } else {
+        size_t bytes = test_rng_below(rng, 4) ? test_rng_below(rng, 3000) : CHURN_BYTES;
+        status = rig_call_start(&wait, churn->client, peer, near, bytes,
+                                test_rng_below(rng, 3) ? 10000 : 1 + test_rng_below(rng, 3),
+                                test_rng_below(rng, 8) == 0);
+    }
+    if (status) {
+        assert_true(status == UMBP_CLOSED || status == UMBP_BUSY || status == UMBP_TIMEOUT);
+        return;
+    }
+    assert_ok(fabric_wait(fabric, &wait.latch, RIG_MS(fabric, 30000)));
+    assert_int_equal(wait.count, 1);
+    free(wait.data);
+    if (!wait.status) {
+        atomic_fetch_add(&churn->done_ok, 1);
+    }
+}
+
+static void *churn_run(void *context)
+{
+    struct churn *churn = context;
+    struct test_rng rng;
+    struct fabric_region *region;
+    uint8_t *near = calloc(1, CHURN_BYTES);
+    test_rng_init(&rng, (uint64_t)(uintptr_t)&rng);
+    assert_ok(fabric_region_create(churn->client->fabric, near, CHURN_BYTES, FABRIC_REMOTE_WRITE,
+                                   -1, 0, &region));
+    while (!atomic_load(&churn->over)) {
+        churn_once(churn, &rng, near, region);
+    }
+    fabric_region_destroy(churn->client->fabric, region);
+    free(near);
+    return NULL;
+}
+
+/* Calls, messages, transfers and pulls of several threads while connections end under them. */
+static void connections_may_end_under_everything(void **state)
+{
+    static struct rig_end server;
+    static struct rig_end client;
+    static struct churn churn;
+    pthread_t threads[4];
+    fabric_peer peer = 0;
+    (void)state;
+    memset(&churn, 0, sizeof(churn));
+    assert_ok(open_end(&server, "127.0.0.1:0", NULL));
+    assert_ok(open_end(&client, NULL, NULL));
+    churn.server = &server;
+    churn.client = &client;
+    churn.far = calloc(1, CHURN_BYTES);
+    assert_ok(fabric_region_create(server.fabric, churn.far, CHURN_BYTES,
+                                   FABRIC_REMOTE_READ | FABRIC_REMOTE_WRITE, -1, 0,
+                                   &churn.far_region));
+    for (unsigned i = 0; i < 4; i++) {
+        pthread_create(&threads[i], NULL, churn_run, &churn);
+    }
+    for (unsigned i = 0; i < (test_is_slow() ? 20u : 60u); i++) {
+        assert_ok(rig_connect(&client, fabric_address(server.fabric), &peer));
+        atomic_store(&churn.peer, peer);
+        test_sleep_ms(i % 7);
+        fabric_disconnect(i % 2 ? client.fabric : server.fabric, i % 2 ? peer : server.peer);
+    }
+    atomic_store(&churn.over, true);
+    for (unsigned i = 0; i < 4; i++) {
+        pthread_join(threads[i], NULL);
+    }
+    assert_true(atomic_load(&churn.done_ok) > 0);
+    fabric_destroy(client.fabric);
+    struct fabric_stats stats;
+    fabric_stats(server.fabric, &stats);
+    assert_int_equal(stats.requests_now, 0);
+    fabric_destroy(server.fabric);
+    free(churn.far);
+}
+
 static void nothing_is_left_behind(void **state)
 {
     unsigned fds = 0;
@@ -807,6 +930,55 @@ static void nothing_is_left_behind(void **state)
     assert_int_equal(test_fd_count(), fds);
 }
 
+static _Atomic int allocations_left;
+
+static bool fail_one(void *context, size_t bytes)
+{
+    (void)context;
+    (void)bytes;
+    return atomic_fetch_sub(&allocations_left, 1) != 0;
+}
+
+/* Every allocation of an opening, a connect and a large call fails once. */
+static void an_allocation_that_fails_is_told_and_leaves_nothing(void **state)
+{
+    unsigned fds = 0;
+    bool all_went_well = false;
+    (void)state;
+    for (int nth = 0; nth < 100 && !all_went_well; nth++) {
+        struct rig_end server = {0};
+        struct rig_end client = {0};
+        struct rig_wait wait = {0};
+        fabric_peer peer = 0;
+        static uint8_t data[200000];
+        atomic_store(&allocations_left, nth);
+        mem_set_hook(fail_one, NULL);
+        enum umbp_status status = open_end(&server, "127.0.0.1:0", NULL);
+        status = status ? status : open_end(&client, NULL, NULL);
+        status = status ? status : rig_connect(&client, fabric_address(server.fabric), &peer);
+        if (!status) {
+            status = rig_call_start(&wait, &client, peer, data, sizeof(data), 5000, false);
+            if (!status) {
+                rig_settle(&wait);
+                status = wait.status;
+                free(wait.data);
+            }
+        }
+        mem_set_hook(NULL, NULL);
+        all_went_well = atomic_load(&allocations_left) >= 0;
+        assert_true(!all_went_well || status == UMBP_OK);
+        assert_true(!status || status == UMBP_NO_MEMORY || status == UMBP_BUSY ||
+                    status == UMBP_IO);
+        fabric_destroy(client.fabric);
+        fabric_destroy(server.fabric);
+        if (nth == 0) {
+            fds = test_fd_count();
+        }
+    }
+    assert_true(all_went_well);
+    assert_true(test_fd_count() <= fds + 2); /* what libfabric opens once */
+}
+
 #define T(test) cmocka_unit_test_setup_teardown(test, setup, teardown)
 
 int main(void)
@@ -824,7 +996,9 @@ int main(void)
         T(strangers_cost_nothing_and_hinder_nobody),
         T(five_hundred_connect_at_once),
         T(many_threads_wait_on_one_endpoint),
+        T(connections_may_end_under_everything),
         T(nothing_is_left_behind),
+        T(an_allocation_that_fails_is_told_and_leaves_nothing),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

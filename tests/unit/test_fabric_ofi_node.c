@@ -5,6 +5,7 @@
 
 #include <pthread.h>
 
+#include "door/door.h"
 #include "fabric/fabric.h"
 #include "node/node.h"
 #include "proto/proto.h"
@@ -29,7 +30,7 @@ static struct fabric_options fabric_options_for(bool same_host)
                                    .same_host_off = !same_host};
 }
 
-static struct served serve(struct store *store, bool same_host)
+static struct served serve_for(struct store *store, bool same_host, const char *master)
 {
     struct served served = {.store = store};
     struct fabric_options fabric_options = fabric_options_for(same_host);
@@ -37,6 +38,8 @@ static struct served serve(struct store *store, bool same_host)
                                          .hash_seed = SEED,
                                          .id = "n",
                                          .incarnation = 1,
+                                         .masters = &master,
+                                         .master_count = master ? 1 : 0,
                                          .staging_bytes = 1 << 20,
                                          .staging_slots = 4};
     char error[256] = "";
@@ -48,6 +51,11 @@ static struct served serve(struct store *store, bool same_host)
     }
     assert_ok(node_start(served.node, served.fabric));
     return served;
+}
+
+static struct served serve(struct store *store, bool same_host)
+{
+    return serve_for(store, same_host, NULL);
 }
 
 static void end_service(struct served *served)
@@ -158,9 +166,13 @@ static void ask(struct client *client, size_t bytes, struct answer *answer)
                                      .exposes_memory = true,
                                      .done = on_reply,
                                      .context = answer};
-    assert_ok(fabric_call(client->fabric, &call));
-    assert_ok(
-        fabric_wait(client->fabric, &answer->latch, fabric_now_ns(client->fabric) + 30 * NS_PER_S));
+    enum umbp_status sent = fabric_call(client->fabric, &call);
+    if (sent != UMBP_OK) {
+        answer->status = sent; /* else it is the callback's */
+    } else {
+        assert_ok(fabric_wait(client->fabric, &answer->latch,
+                              fabric_now_ns(client->fabric) + 30 * NS_PER_S));
+    }
 }
 
 static struct proto_key key_of(const struct client *client)
@@ -332,42 +344,25 @@ static void *work_until_it_fails(void *context)
 {
     const struct crew *crew = context;
     struct client client;
-    struct answer answer;
     struct named named;
     enum umbp_status status = UMBP_OK;
     open_client(&client, crew->address, crew->same_host);
     while (status == UMBP_OK) {
-        struct proto_piece piece = {(uint64_t)(uintptr_t)client.memory, key_of(&client),
-                                    crew->bytes};
+        const struct proto_piece piece = {(uint64_t)(uintptr_t)client.memory, key_of(&client),
+                                          crew->bytes};
         const struct proto_put item = {.key =
                                            name_key(&named, "x", crew->first + client.next_request),
                                        .bytes = crew->bytes,
                                        .pieces = &piece,
                                        .piece_count = 1};
-        const struct fabric_call call = {.peer = client.peer,
-                                         .parts = &(struct iovec){client.frame, 0},
-                                         .part_count = 1,
-                                         .deadline_ns =
-                                             fabric_now_ns(client.fabric) + 20 * NS_PER_S,
-                                         .exposes_memory = true,
-                                         .done = on_reply,
-                                         .context = &answer};
+        struct answer answer;
         size_t bytes = 0;
         assert_ok(proto_put_encode((struct proto_buffer){client.frame, PROTO_EAGER_MAX},
                                    (struct proto_call){.request_id = ++client.next_request}, &item,
                                    1, &bytes));
-        struct iovec part = {client.frame, bytes};
-        struct fabric_call whole = call;
-        whole.parts = &part;
-        answer = (struct answer){.client = &client};
-        fabric_latch_init(&answer.latch, 1);
-        status = fabric_call(client.fabric, &whole);
-        if (status == UMBP_OK) {
-            assert_ok(fabric_wait(client.fabric, &answer.latch,
-                                  fabric_now_ns(client.fabric) + 30 * NS_PER_S));
-            status = answer.status;
-            free(answer.data);
-        }
+        ask(&client, bytes, &answer);
+        status = answer.status;
+        free(answer.data);
     }
     close_client(&client);
     return NULL;
@@ -399,12 +394,103 @@ static void a_node_that_ends_amid_puts_leaves_nothing_behind(void **state)
     }
 }
 
+/* --------------------------------------------------------------------------- a master ---- */
+
+struct advisor {
+    struct master *master;
+    struct door *door;
+    struct fabric *fabric;
+};
+
+static struct advisor advise(const char *listen)
+{
+    struct advisor advisor = {0};
+    struct master_options options;
+    struct fabric_options fabric_options = fabric_options_for(false);
+    struct fabric_handlers handlers;
+    char error[256] = "";
+    master_options_default(&options);
+    options.nodes_max = 16;
+    options.index_shards = 4;
+    assert_ok(master_create(&options, &advisor.master, error, sizeof(error)));
+    const struct door_options door_options = {.master = advisor.master};
+    assert_ok(door_create(&door_options, &advisor.door));
+    door_handlers(advisor.door, &handlers);
+    fabric_options.listen = listen;
+    if (fabric_open(&fabric_options, &handlers, error, sizeof(error), &advisor.fabric) != UMBP_OK) {
+        fail_msg("no endpoint on %s: %s", listen, error);
+    }
+    door_start(advisor.door, advisor.fabric);
+    return advisor;
+}
+
+static void end_advice(struct advisor *advisor)
+{
+    assert_ok(fabric_close(advisor->fabric, soon()));
+    door_destroy(advisor->door);
+    master_destroy(advisor->master);
+    fabric_destroy(advisor->fabric);
+}
+
+struct wanted_keys {
+    struct advisor *advisor;
+    unsigned count;
+};
+
+static bool knows_all(void *context)
+{
+    const struct wanted_keys *wanted = context;
+    for (unsigned i = 0; i < wanted->count; i++) {
+        struct named named;
+        uint8_t found = 0;
+        name_key(&named, "k", i);
+        struct fingerprint print = hash_key(named.key.data, named.key.bytes, SEED);
+        assert_ok(master_lookup(wanted->advisor->master, &print, 1, &found));
+        if (!found) {
+            return false;
+        }
+    }
+    return true;
+}
+
+static void a_master_is_told_and_told_again_after_it_was_gone(void **state)
+{
+    struct store_options options = small_options(32 * MIB);
+    struct store *store = make_store(&options);
+    struct advisor advisor = advise("127.0.0.1:0");
+    struct wanted_keys wanted = {&advisor, 3000};
+    struct named named;
+    char address[FABRIC_ADDRESS_MAX];
+    (void)state;
+    snprintf(address, sizeof(address), "%s", fabric_address(advisor.fabric));
+    struct served served = serve_for(store, false, address);
+    for (unsigned i = 0; i < 3000; i++) {
+        assert_ok(put_value(store, name_key(&named, "k", i), 100, i, 0));
+    }
+    assert_true(test_wait_until(knows_all, &wanted, WAIT_MS));
+    end_advice(&advisor);
+    for (unsigned i = 3000; i < 4000; i++) {
+        assert_ok(put_value(store, name_key(&named, "k", i), 100, i, 0));
+    }
+    advisor = advise(address);
+    wanted.count = 4000;
+    assert_true(test_wait_until(knows_all, &wanted, WAIT_MS));
+    end_service(&served); /* takes leave */
+    struct fingerprint print = hash_key("k1", 2, SEED);
+    uint8_t found = 9;
+    assert_ok(master_lookup(advisor.master, &print, 1, &found));
+    assert_int_equal(found, 0);
+    end_advice(&advisor);
+    finish_store(store);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(several_clients_put_and_get),
         cmocka_unit_test(values_on_the_ssd_come_by_its_own_threads),
         cmocka_unit_test(a_node_that_ends_amid_puts_leaves_nothing_behind),
+        cmocka_unit_test(a_master_is_told_and_told_again_after_it_was_gone),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

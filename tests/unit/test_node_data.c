@@ -165,6 +165,26 @@ static void ranges_are_read_and_checked(void **state)
     }
 }
 
+/* Fault 18. Nothing moves, and who asked is told what would be right. */
+static void another_size_is_refused_with_the_right_one(void **state)
+{
+    struct rig_world world;
+    struct rig_call call;
+    (void)state;
+    fabric_peer peer = begin(&world, MIB, 1, NULL);
+    struct rig_client *client = &world.clients[0];
+    rig_put(client, peer, "k", 0, 1, 5000, UMBP_OK);
+    rig_get_begin(&call, client, peer, "k", 0, 1, 4999, 1000);
+    rig_await(&call);
+    assert_status(rig_got_at(&call, 0).status, UMBP_SIZE_MISMATCH);
+    assert_int_equal(rig_got_at(&call, 0).bytes, 5000);
+    for (unsigned i = 0; i < 4999; i++) {
+        assert_int_equal(client->memory[i], 0xee);
+    }
+    rig_call_free(&call);
+    rig_end(&world);
+}
+
 static void keys_are_asked_for_resolved_and_removed(void **state)
 {
     struct rig_world world;
@@ -712,6 +732,7 @@ int main(void)
         cmocka_unit_test(scattered_values_take_several_windows),
         cmocka_unit_test(a_bad_item_does_not_fail_its_neighbours),
         cmocka_unit_test(ranges_are_read_and_checked),
+        cmocka_unit_test(another_size_is_refused_with_the_right_one),
         cmocka_unit_test(keys_are_asked_for_resolved_and_removed),
         cmocka_unit_test(clear_evict_and_stats_are_answered),
         cmocka_unit_test(hostile_frames_are_refused),

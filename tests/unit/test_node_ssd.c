@@ -53,10 +53,10 @@ static void values_on_the_ssd_are_served_whatever_their_size(void **state)
 {
     const uint64_t sizes[] = {1, 5000, LANE - 1, LANE, LANE + 1, 200000, 450000};
     (void)state;
-    for (uint32_t host = 0; host < 2; host++) {
+    for (uint32_t lanes = 1; lanes <= 4; lanes++) { /* all in one, borrowed, part by part */
         for (unsigned i = 0; i < ARRAY_COUNT(sizes); i++) {
             struct cold cold;
-            begin_cold(&cold, 1, sizes[i], host, 2, false);
+            begin_cold(&cold, 1, sizes[i], lanes % 2, lanes, false);
             rig_get(&cold.world.clients[0], cold.peer, "k", 0, 1, sizes[i], UMBP_OK);
             assert_int_equal(rig_node_stat(&cold.world.nodes[0], "node.gets_staged"), 1);
             assert_int_equal(stat_of(cold.disk.store, "dram.bytes_used"), 0);

@@ -12,9 +12,9 @@ import os
 
 import umbp
 
-from . import _mapping
+from . import _external, _mapping
 from ._config import UMBPConfig
-from ._enums import MemoryLocationType, UMBPDeploymentMode, UMBPRole, UMBPTierType
+from ._enums import MemoryLocationType, UMBPDeploymentMode, UMBPRole
 
 __all__ = ["UMBPClient"]
 
@@ -88,7 +88,12 @@ class UMBPClient:
             self._native = umbp.Client(native)
         except (_mapping.Invalid, umbp.Error) as error:
             raise RuntimeError("invalid UMBP config: %s" % error) from error
-        self._reads_only = config.resolve_role() is UMBPRole.SharedSSDFollower
+        self._is_distributed = config.distributed is not None
+        self._reads_only = (
+            not self._is_distributed and config.resolve_role() is UMBPRole.SharedSSDFollower
+        )
+        if self._is_distributed and not _external.wait_until_known(self._native):
+            _log.warning("no master has registered this node yet; it goes on trying")
 
     def close(self):
         """End service now. Later calls are False."""
@@ -246,18 +251,20 @@ class UMBPClient:
     # ---- what it is
 
     def is_distributed(self):
-        return False
+        return self._is_distributed
 
     def get_deployment_mode(self):
+        if self._is_distributed:
+            return UMBPDeploymentMode.Distributed
         return UMBPDeploymentMode.Local
 
     def get_backend_mode(self):
-        return UMBPDeploymentMode.Local
+        return self.get_deployment_mode()
 
     # ---- memory
 
     def register_memory(self, ptr, size, loc=MemoryLocationType.CPU, device=-1):
-        """Nothing to do for memory that the CPU can read; no other can be used here."""
+        """For the network, where there is one. GPU memory can't be used here."""
         if not isinstance(loc, MemoryLocationType):
             raise TypeError("loc is a MemoryLocationType, not %r" % (loc,))
         if ptr <= 0 or size <= 0:
@@ -266,32 +273,71 @@ class UMBPClient:
             _log.warning("register_memory: the CPU can't read %#x; GPU memory is not for this "
                          "version of umbp", ptr)
             return False
+        if not self._is_distributed:
+            return True
+        try:
+            self._native.register_memory(ptr, size)
+        except umbp.AlreadyExistsError:
+            return True
+        except umbp.Error as error:
+            _log.warning("register_memory: %s", error)
+            return False
         return True
 
     def deregister_memory(self, ptr):
-        return None
+        if self._is_distributed:
+            try:
+                self._native.deregister_memory(ptr)
+            except umbp.Error:
+                pass  # it was not registered
 
-    # ---- blocks that the engine holds itself: with nobody to tell, as published
+    # ---- blocks that the engine holds itself. Local has nobody to tell, as published
 
     def report_external_kv_blocks(self, hashes, tier):
-        self._check_tier(tier)
-        return True
+        _external.check_tier(tier)
+        return self._tell(self._native.external_report, hashes, tier)
 
     def revoke_external_kv_blocks(self, hashes, tier):
-        self._check_tier(tier)
-        return True
+        _external.check_tier(tier)
+        return self._tell(self._native.external_revoke, hashes, tier)
 
     def revoke_all_external_kv_blocks_at_tier(self, tier):
-        self._check_tier(tier)
+        _external.check_tier(tier)
+        if not self._is_distributed:
+            return True
+        try:
+            _external.revoke_all(self._native, tier)
+        except umbp.Error as error:
+            _log.warning("external KV: %s", error)
+            return False
+        return True
+
+    def _tell(self, call, hashes, tier):
+        if not self._is_distributed:
+            return True
+        try:
+            _external.tell(call, hashes, tier)
+        except umbp.Error as error:
+            _log.warning("external KV: %s", error)
+            return False
         return True
 
     def match_external_kv(self, hashes, count_as_hit=False):
-        return []
+        if not self._is_distributed:
+            return []
+        try:
+            return _external.matches(
+                self._native, hashes, count_as_hit, _external.UMBPExternalKvMatch
+            )
+        except umbp.Error as error:
+            _log.warning("external KV: %s", error)
+            return []
 
     def get_external_kv_hit_counts(self, hashes):
-        return []
-
-    @staticmethod
-    def _check_tier(tier):
-        if not isinstance(tier, UMBPTierType):
-            raise TypeError("tier is a UMBPTierType, not %r" % (tier,))
+        if not self._is_distributed:
+            return []
+        try:
+            return _external.hit_counts(self._native, hashes)
+        except umbp.Error as error:
+            _log.warning("external KV: %s", error)
+            return []

@@ -4,7 +4,7 @@
 import logging
 import os
 
-from ._enums import UMBPDurabilityMode, UMBPIoBackend, UMBPRole
+from ._enums import CacheRemoteAdmission, UMBPDurabilityMode, UMBPIoBackend, UMBPRole
 
 _log = logging.getLogger("mori.umbp")
 
@@ -76,11 +76,6 @@ def validate(config):
 
 
 def refuse_what_is_not_here(config):
-    if config.distributed is not None:
-        raise Invalid(
-            "distributed is set, and this version of umbp has no pool across machines: leave "
-            "config.distributed at None (SGLang: give no master_address)"
-        )
     if config.standalone_process is not None:
         raise Invalid(
             "standalone_process is set, and this version of umbp has no node daemon: leave "
@@ -151,9 +146,60 @@ def _ssd_options(ssd):
     return options + _watermarks(ssd, "ssd")
 
 
+_ADMISSIONS = {
+    CacheRemoteAdmission.SIZE: "size",
+    CacheRemoteAdmission.NEVER: "never",
+    CacheRemoteAdmission.ALWAYS: "always",
+}
+_ANY_ADDRESS = ("", "0.0.0.0", "::", "*")
+_STAGING_LEAST = 1 << 20
+_STAGING_MOST = 64 << 30
+
+
+def host_of(address):
+    """Of "host", "host:port", "[v6]" and "[v6]:port"."""
+    if address.startswith("["):
+        return address[1:].partition("]")[0]
+    return address.partition(":")[0] if address.count(":") == 1 else address
+
+
+def _pool_options(distributed):
+    master, engine = distributed.master_config, distributed.io_engine
+    host = host_of(engine.host)
+    if host in _ANY_ADDRESS:
+        host = host_of(master.node_address)
+    tags = []
+    for tag in master.tags:
+        if "," in tag or not tag.strip():
+            raise Invalid("distributed.master_config.tags: %r: a tag is key=value, without a comma"
+                          % tag)
+        tags.append(tag.strip())
+    recache = "never"
+    if distributed.cache_remote_fetches:
+        recache = _ADMISSIONS[distributed.cache_remote_admission]
+    options = [
+        ("scheme", "pool"),
+        ("pool.serve", "true"),
+        ("pool.masters", master.master_address),
+        ("pool.node_id", master.node_id),
+        ("pool.address", "" if host in _ANY_ADDRESS else host),
+        ("pool.port", str(engine.port or distributed.peer_service_port)),
+        ("pool.tags", ",".join(tags)),
+        ("pool.recache", recache),
+        ("pool.recache_bytes", str(min(distributed.admission_max_block_bytes, 1 << 40))),
+    ]
+    for field, option in (("staging_buffer_size", "pool.staging_bytes"),
+                          ("ssd_staging_buffer_size", "pool.ssd_staging_bytes")):
+        taken = _clamp("distributed." + field, getattr(distributed, field), _STAGING_LEAST,
+                       _STAGING_MOST)
+        options.append((option, str(taken)))
+    return options
+
+
 def options_of(config):
     """Names and values for umbp.Config.set, of a configuration that `validate` let pass."""
-    role = config.resolve_role()
+    # In the pool every process has a store, and a directory, of its own.
+    role = config.resolve_role() if config.distributed is None else UMBPRole.Standalone
     policy = config.eviction.policy
     if policy not in _POLICIES:
         _log.warning("eviction.policy is %r, which is none; lru is used", policy)
@@ -177,7 +223,6 @@ def options_of(config):
     else:
         options += [("ssd.enabled", "false"), ("role", "standalone")]
     return options + [
-        ("scheme", "local"),
         ("eviction.policy", policy),
         (
             "eviction.candidate_window",
@@ -192,7 +237,9 @@ def options_of(config):
             "copy.queue_depth",
             str(_clamp("copy_pipeline.queue_depth", copy.queue_depth, 1, 1 << 20)),
         ),
-    ]
+    ] + (
+        [("scheme", "local")] if config.distributed is None else _pool_options(config.distributed)
+    )
 
 
 def make_directory(config):
