@@ -4,6 +4,9 @@
  * not be called any more (its owner may free the context). So a line takes the pair under the lock,
  * counts itself in, and calls the sink without the lock; a change waits for the lines of the old
  * pair, for a second at most: a sink that hangs must not hang the one who replaces it.
+ *
+ * A fork amid a line of another thread leaves the child an open lock and nobody in a sink: the lock
+ * is held over the fork.
  */
 #include "base/log.h"
 
@@ -44,6 +47,27 @@ static void *log_context;
 static unsigned log_generation;
 static unsigned log_running[2];
 
+static void before_fork(void) { pthread_mutex_lock(&log_lock); }
+
+static void in_parent(void) { pthread_mutex_unlock(&log_lock); }
+
+static void in_child(void)
+{
+    log_running[0] = 0;
+    log_running[1] = 0;
+    pthread_mutex_unlock(&log_lock);
+}
+
+static void watch_forks(void) { (void)pthread_atfork(before_fork, in_parent, in_child); }
+
+/* Before the lock's first use; a child that is forked earlier finds it open. */
+static void lock_first(void)
+{
+    static pthread_once_t once = PTHREAD_ONCE_INIT;
+    (void)pthread_once(&once, watch_forks);
+    pthread_mutex_lock(&log_lock);
+}
+
 static enum umbp_log_level level_clamp(int level)
 {
     return level < UMBP_LOG_ERROR   ? UMBP_LOG_ERROR
@@ -64,7 +88,7 @@ void umbp_log_set(enum umbp_log_level level,
                   void *context)
 {
     atomic_store_explicit(&log_level, level_clamp((int)level), memory_order_relaxed);
-    pthread_mutex_lock(&log_lock);
+    lock_first();
     unsigned old = log_generation++;
     log_sink = sink != NULL ? sink : sink_stderr;
     log_context = sink != NULL ? context : NULL;
@@ -88,7 +112,7 @@ bool log_enabled(enum umbp_log_level level)
 
 static void deliver(enum umbp_log_level level, const char *line)
 {
-    pthread_mutex_lock(&log_lock);
+    lock_first();
     sink_function sink = log_sink;
     void *context = log_context;
     unsigned generation = log_generation;
@@ -98,7 +122,9 @@ static void deliver(enum umbp_log_level level, const char *line)
     sink(context, level, line);
 
     pthread_mutex_lock(&log_lock);
-    log_running[generation % 2]--;
+    if (log_running[generation % 2] > 0) { /* 0 if the sink has forked and this is the child */
+        log_running[generation % 2]--;
+    }
     pthread_mutex_unlock(&log_lock);
 }
 

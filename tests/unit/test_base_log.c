@@ -9,6 +9,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/wait.h>
 #include <unistd.h>
 
 #include "base/log.h"
@@ -293,6 +294,53 @@ static void log_limit_passes_one_of_many_threads(void **state)
     assert_true(atomic_load(&limit.held_back) <= 39999);
 }
 
+/* Threads that do nothing but log, so that a fork finds the lock held as often as not. */
+static atomic_bool chatter_ends;
+
+static void *chatter_main(void *context)
+{
+    (void)context;
+    while (!atomic_load(&chatter_ends)) {
+        log_error("chatter", "%d", 1);
+    }
+    return NULL;
+}
+
+static void silent_sink(void *context, enum umbp_log_level level, const char *line)
+{
+    (void)context;
+    (void)level;
+    (void)line;
+}
+
+static void log_works_in_a_child_that_was_forked_amid_a_line_of_another_thread(void **state)
+{
+    (void)state;
+    pthread_t threads[2];
+    umbp_log_set(UMBP_LOG_ERROR, silent_sink, NULL);
+    atomic_store(&chatter_ends, false);
+    for (int i = 0; i < 2; i++) {
+        assert_int_equal(pthread_create(&threads[i], NULL, chatter_main, NULL), 0);
+    }
+    for (int i = 0; i < 200; i++) {
+        pid_t child = fork();
+        assert_true(child >= 0);
+        if (child == 0) {
+            alarm(30); /* ends it if it hangs */
+            log_error("child", "%d", i);
+            umbp_log_set(UMBP_LOG_ERROR, silent_sink, NULL);
+            _exit(0);
+        }
+        int status = -1;
+        assert_int_equal(waitpid(child, &status, 0), child);
+        assert_true(WIFEXITED(status) && WEXITSTATUS(status) == 0);
+    }
+    atomic_store(&chatter_ends, true);
+    for (int i = 0; i < 2; i++) {
+        pthread_join(threads[i], NULL);
+    }
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -304,6 +352,8 @@ int main(void)
         cmocka_unit_test_teardown(log_goes_to_stderr_at_warn_by_default, restore),
         cmocka_unit_test_teardown(log_sink_is_not_called_after_it_was_replaced, restore),
         cmocka_unit_test_teardown(log_set_waits_for_the_old_sink_to_return, restore),
+        cmocka_unit_test_teardown(
+            log_works_in_a_child_that_was_forked_amid_a_line_of_another_thread, restore),
         cmocka_unit_test(log_limit_passes_once_a_period_and_counts_the_rest),
         cmocka_unit_test(log_limit_passes_one_of_many_threads),
     };
