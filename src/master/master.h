@@ -381,7 +381,7 @@ MUST_USE enum umbp_status master_route_put(struct master *master,
                                            uint64_t size, size_t count,
                                            struct master_route *routes_out);
 
-/* Whether some node holds it. No access, no lease, no counter. */
+/* Whether some node holds it that is not lost. No access, no lease, no counter. */
 MUST_USE enum umbp_status master_lookup(struct master *master, const struct fingerprint *prints,
                                         size_t count, uint8_t *found_out);
 

@@ -171,7 +171,9 @@ enum umbp_status master_route_get(struct master *master, const struct master_cal
     return UMBP_OK;
 }
 
-/* Who holds it, MASTER_NODE_NONE: nobody. No trace is left. */
+/* Who holds it, MASTER_NODE_NONE: nobody. No trace is left. What only a lost node has does not
+ * count: nine times of ten it is dead, a reader would plan with a hit and find a miss, and a writer
+ * could not store it again elsewhere for as long as the expiry takes. */
 static uint32_t look_up_one(const struct master *master, struct fingerprint print)
 {
     struct shard *shard = table_shard(&master->blocks, print);
@@ -182,7 +184,8 @@ static uint32_t look_up_one(const struct master *master, struct fingerprint prin
     for (uint32_t i = 0; i < locations && found == MASTER_NODE_NONE; i++) {
         struct location location = slot_at(slot, i);
         uint64_t view = view_load(master, location.owner);
-        found = view_shows(view, location.epoch) ? view_handle(view) : MASTER_NODE_NONE;
+        found = !(view & VIEW_LOST) && view_shows(view, location.epoch) ? view_handle(view)
+                                                                        : MASTER_NODE_NONE;
     }
     mutex_unlock(&shard->lock);
     return found;

@@ -89,6 +89,10 @@ static void it_works(const char *warning)
     static uint8_t value[3 << 20 | 123];
     test_fill(value, sizeof value, 5);
     run("put", "key", value, sizeof value);
+#ifndef UMBP_HAVE_LIBURING
+    /* A build without rings says so each time, whatever is refused. */
+    warning = warning == NULL ? "using=posix" : warning;
+#endif
     if (warning == NULL) {
         assert_string_equal(output.err, "");
     } else {

@@ -176,7 +176,10 @@ static void another_incarnation_takes_over_once_the_node_is_silent_or_lost(void 
     master_node_lost(master, master_text_of("a"), 8); /* another's: nothing happens */
     assert_status(master_register(master, &again, &registered), UMBP_BUSY);
     master_node_lost(master, master_text_of("a"), 1);
-    assert_true(holds(master, 1)); /* it may only have lost its connection */
+    assert_false(holds(master, 1)); /* most likely it is dead */
+    assert_ok(beat_only(master, "a", 1, &answer));
+    assert_true(holds(master, 1)); /* it had only lost its connection */
+    master_node_lost(master, master_text_of("a"), 1);
     assert_ok(master_register(master, &again, &registered));
     assert_false(holds(master, 1));
     assert_int_equal(registered.acked_sequence, 0);

@@ -461,8 +461,13 @@ static void a_lost_node_is_read_from_only_when_no_other_has_the_key(void **state
     assert_int_equal(get(master, 1).node, b);
     assert_int_equal(get(master, 1).tier, MASTER_TIER_SSD);
     assert_int_equal(get(master, 2).node, a);
+    /* Who wants to store it again may, elsewhere. */
+    assert_int_equal(put(master, 2, 1).outcome, MASTER_ROUTED);
+    assert_int_equal(put(master, 2, 1).node, b);
+    assert_int_equal(put(master, 1, 1).outcome, MASTER_ALREADY_EXISTS);
     assert_ok(beat_only(master, "a", 1, &answer));
     assert_int_equal(get(master, 1).node, a);
+    assert_int_equal(put(master, 2, 1).outcome, MASTER_ALREADY_EXISTS);
     master_destroy(master);
 }
 
