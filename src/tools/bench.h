@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * The inside of `umbp bench local`: what the store does, held against what this machine can do in
- * the same run.
+ * The inside of `umbp bench local` and `umbp bench pool`: what the store and the pool do, held
+ * against what this machine can do in the same run.
  *
  *   bench_local.c    the list of benches and their order, the temporary directory, signals
  *   bench_report.c   series of samples, rows, the table, the JSON object
@@ -10,6 +10,7 @@
  *   bench_store.c    memory, keys and clients for the benches
  *   bench_set.c      a working set of values in the memory tier
  *   bench_<what>.c   the benches themselves
+ *   bench_pool*.c    those of the pool: a master and nodes as child processes
  *
  * How a figure is made. What is measured and its limit take turns, a slice of work each (A, B, B,
  * A), so that a neighbour who slows the machine for a while slows both. Each turn gives one sample;
@@ -25,6 +26,7 @@
 #define TOOLS_BENCH_H
 
 #include <math.h>
+#include <signal.h>
 
 #include "base/base.h"
 #include "tools/tools.h"
@@ -93,8 +95,29 @@ struct bench_options {
 };
 
 struct bench_crew;
+struct bench;
+
+#define BENCH_KINDS_MAX 16u
+struct bench_kind {
+    const char *name;
+    const char *summary;
+    bool (*run)(struct bench *bench);
+};
+struct bench_suite {
+    const char *name;
+    const struct bench_kind *kinds;
+    size_t count;
+};
+extern const struct bench_suite bench_suite_local;
+#ifdef UMBP_HAVE_FABRIC
+extern const struct bench_suite bench_suite_pool;
+#endif
 
 struct bench {
+    const struct bench_suite *suite;
+    const volatile sig_atomic_t *stop; /* not 0: the user wants an end */
+    void *rig;                         /* of a suite that has one */
+    void (*rig_destroy)(void *rig);
     const struct tool_args *args;
     struct bench_options options;
     struct rng rng;
@@ -113,10 +136,11 @@ struct bench {
     struct tool_progress progress;
 };
 
-/* The whole of `umbp bench local`. */
-enum tool_exit bench_local(const struct tool_args *args, const struct bench_options *options);
-/* `umbp bench local --list`. */
-void bench_print_list(void);
+/* The whole of `umbp bench SUITE`. */
+enum tool_exit bench_run(const struct tool_args *args, const struct bench_suite *suite,
+                         const struct bench_options *options);
+/* `umbp bench SUITE --list`. */
+void bench_print_list(const struct bench_suite *suite);
 
 /* Says what is under way, now and then; false when the user wants an end. */
 MUST_USE bool bench_goes_on(struct bench *bench, const char *what, size_t at, size_t of);

@@ -1,5 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* The run of `umbp bench local`: which benches, in which order, with what; and its end. */
+/* The run of `umbp bench local` and `umbp bench pool`: which benches, in which order, with what;
+ * and its end. */
 #include "tools/bench.h"
 
 #include <signal.h>
@@ -10,13 +11,7 @@
 #define ON_REQUEST "fabric" /* only when --only names it: it says nothing about the store */
 #define QUICK_DRAM_BYTES (256 * MIB)
 
-struct bench_kind {
-    const char *name;
-    const char *summary;
-    bool (*run)(struct bench *bench);
-};
-
-static const struct bench_kind kinds[] = {
+static const struct bench_kind local_kinds[] = {
     {"crc", "CRC32C of cached and of cold memory", bench_crc},
     {"batch", "batches of 128 values from and into DRAM, by all copy threads, against raw copies",
      bench_batch},
@@ -33,6 +28,8 @@ static const struct bench_kind kinds[] = {
      bench_fabric},
 #endif
 };
+
+const struct bench_suite bench_suite_local = {"local", local_kinds, ARRAY_COUNT(local_kinds)};
 
 /* Signal handlers have no other way to speak. */
 static volatile sig_atomic_t stop_signal;
@@ -62,20 +59,21 @@ bool bench_fail(struct bench *bench, const char *format, ...)
     return false;
 }
 
-void bench_print_list(void)
+void bench_print_list(const struct bench_suite *suite)
 {
-    for (size_t i = 0; i < ARRAY_COUNT(kinds); i++) {
-        printf("%-12s %s\n", kinds[i].name, kinds[i].summary);
+    for (size_t i = 0; i < suite->count; i++) {
+        printf("%-12s %s\n", suite->kinds[i].name, suite->kinds[i].summary);
     }
 }
 
 /* ------------------------------------------------------------------------ choices -------- */
 
 /* Marks those that --only names. */
-static enum tool_exit choose(const struct tool_args *args, const char *only,
-                             bool is_chosen[ARRAY_COUNT(kinds)])
+static enum tool_exit choose(const struct tool_args *args, const struct bench_suite *suite,
+                             const char *only, bool is_chosen[BENCH_KINDS_MAX])
 {
-    for (size_t i = 0; i < ARRAY_COUNT(kinds); i++) {
+    const struct bench_kind *kinds = suite->kinds;
+    for (size_t i = 0; i < suite->count; i++) {
         is_chosen[i] = only == NULL && strcmp(kinds[i].name, ON_REQUEST) != 0;
     }
     while (only != NULL) {
@@ -84,7 +82,7 @@ static enum tool_exit choose(const struct tool_args *args, const char *only,
         unsigned least = UINT32_MAX;
         char name[64];
         snprintf(name, sizeof name, "%.*s", (int)size_min(bytes, sizeof name - 1), only);
-        for (size_t i = 0; i < ARRAY_COUNT(kinds); i++) {
+        for (size_t i = 0; i < suite->count; i++) {
             unsigned distance = config_name_distance(name, kinds[i].name);
             if (distance < least) {
                 least = distance;
@@ -116,7 +114,7 @@ static enum tool_exit bench_init(struct bench *bench, const struct tool_args *ar
     struct store_options store;
     char enabled[16] = "";
 
-    *bench = (struct bench){.args = args, .options = *options};
+    *bench = (struct bench){.args = args, .options = *options, .stop = &stop_signal};
     if (!get_size(args->config, "dram.bytes", &bench->dram_bytes) ||
         !get_size(args->config, "ssd.bytes", &bench->ssd_bytes) ||
         umbp_config_get(args->config, "ssd.enabled", enabled, sizeof enabled) != UMBP_OK) {
@@ -153,6 +151,9 @@ static enum tool_exit bench_init(struct bench *bench, const struct tool_args *ar
 
 static void bench_fini(struct bench *bench)
 {
+    if (bench->rig_destroy != NULL) {
+        bench->rig_destroy(bench->rig);
+    }
     bench_crew_destroy(bench->crew);
     bench_arena_destroy(&bench->user);
     bench_arena_destroy(&bench->pool);
@@ -174,7 +175,8 @@ static enum tool_exit report(struct bench *bench)
     return code;
 }
 
-static enum tool_exit run_chosen(struct bench *bench, const bool is_chosen[ARRAY_COUNT(kinds)])
+static enum tool_exit run_chosen(struct bench *bench, const struct bench_suite *suite,
+                                 const bool is_chosen[BENCH_KINDS_MAX])
 {
     const struct sigaction action = {.sa_handler = on_signal};
     bool goes_on = true;
@@ -186,9 +188,9 @@ static enum tool_exit run_chosen(struct bench *bench, const bool is_chosen[ARRAY
     if (!bench->options.is_json) {
         bench_print_head(bench);
     }
-    for (size_t i = 0; goes_on && i < ARRAY_COUNT(kinds); i++) {
+    for (size_t i = 0; goes_on && i < suite->count; i++) {
         if (is_chosen[i]) {
-            goes_on = kinds[i].run(bench);
+            goes_on = suite->kinds[i].run(bench);
         }
     }
     if (!goes_on) {
@@ -198,18 +200,21 @@ static enum tool_exit run_chosen(struct bench *bench, const bool is_chosen[ARRAY
     return report(bench);
 }
 
-enum tool_exit bench_local(const struct tool_args *args, const struct bench_options *options)
+enum tool_exit bench_run(const struct tool_args *args, const struct bench_suite *suite,
+                         const struct bench_options *options)
 {
-    bool is_chosen[ARRAY_COUNT(kinds)];
+    bool is_chosen[BENCH_KINDS_MAX];
+    ASSERT(suite->count <= BENCH_KINDS_MAX);
     struct bench *bench = mem_zalloc(sizeof *bench);
     if (bench == NULL) {
         return tool_fail(args->tool, TOOL_FAILED, "out of memory");
     }
-    enum tool_exit code = choose(args, options->only, is_chosen);
+    enum tool_exit code = choose(args, suite, options->only, is_chosen);
     if (code == TOOL_OK) {
         code = bench_init(bench, args, options);
         if (code == TOOL_OK) {
-            code = run_chosen(bench, is_chosen);
+            bench->suite = suite;
+            code = run_chosen(bench, suite, is_chosen);
         }
         bench_fini(bench);
     }

@@ -225,12 +225,18 @@ static const char *number_text(double value, const char *unit, char *text_out, s
 void bench_print_head(const struct bench *bench)
 {
     char dram[24], set[24], ssd[24];
-    printf("%u CPUs, %u copy threads, DRAM %s, working set %s, SSD %s, %u samples a figure%s\n\n",
-           thread_cpu_count(), bench->threads,
-           units_format_bytes(bench->dram_bytes, dram, sizeof dram),
-           units_format_bytes(bench->set_bytes, set, sizeof set),
-           units_format_bytes(bench->ssd_bytes, ssd, sizeof ssd), bench->options.repeat,
-           bench->options.is_quick ? " (quick: too small to judge by)" : "");
+    if (strcmp(bench->suite->name, "local") != 0) {
+        printf("%u CPUs, %u samples a figure%s\n\n", thread_cpu_count(), bench->options.repeat,
+               bench->options.is_quick ? " (quick: too small to judge by)" : "");
+    } else {
+        printf(
+            "%u CPUs, %u copy threads, DRAM %s, working set %s, SSD %s, %u samples a figure%s\n\n",
+            thread_cpu_count(), bench->threads,
+            units_format_bytes(bench->dram_bytes, dram, sizeof dram),
+            units_format_bytes(bench->set_bytes, set, sizeof set),
+            units_format_bytes(bench->ssd_bytes, ssd, sizeof ssd), bench->options.repeat,
+            bench->options.is_quick ? " (quick: too small to judge by)" : "");
+    }
     printf("%-26s %-17s %-27s %7s %6s  %-10s %s\n", "what", "measured", "limit", "ratio", "noise",
            "bar", "");
     fflush(stdout);
@@ -325,11 +331,11 @@ json_t *bench_json(const struct bench *bench)
             return NULL;
         }
     }
-    return json_pack("{s:s, s:s, s:b, s:i, s:i, s:I, s:I, s:I, s:i, s:I, s:o}", "bench", "local",
-                     "version", umbp_version(), "quick", bench->options.is_quick, "cpus",
-                     (int)thread_cpu_count(), "copy_threads", (int)bench->threads, "dram_bytes",
-                     (json_int_t)bench->dram_bytes, "set_bytes", (json_int_t)bench->set_bytes,
-                     "ssd_bytes", (json_int_t)bench->ssd_bytes, "repeat",
-                     (int)bench->options.repeat, "missed", (json_int_t)bench_missed(bench), "rows",
-                     rows);
+    return json_pack("{s:s, s:s, s:b, s:i, s:i, s:I, s:I, s:I, s:i, s:I, s:o}", "bench",
+                     bench->suite->name, "version", umbp_version(), "quick",
+                     bench->options.is_quick, "cpus", (int)thread_cpu_count(), "copy_threads",
+                     (int)bench->threads, "dram_bytes", (json_int_t)bench->dram_bytes, "set_bytes",
+                     (json_int_t)bench->set_bytes, "ssd_bytes", (json_int_t)bench->ssd_bytes,
+                     "repeat", (int)bench->options.repeat, "missed",
+                     (json_int_t)bench_missed(bench), "rows", rows);
 }

@@ -54,6 +54,13 @@ static const char *const shown[] = {
     "ssd.driver", "copy.threads", "eviction.policy", NULL,
 };
 
+static const struct bench_suite *const suites[] = {
+    &bench_suite_local,
+#ifdef UMBP_HAVE_FABRIC
+    &bench_suite_pool,
+#endif
+};
+
 static enum tool_exit run(const struct tool_args *args)
 {
     struct bench_options options = {
@@ -66,25 +73,35 @@ static enum tool_exit run(const struct tool_args *args)
     options.repeat = args->flags[FLAG_REPEAT].is_set ? (unsigned)args->flags[FLAG_REPEAT].number
                      : options.is_quick              ? REPEAT_QUICK
                                                      : REPEAT_DEFAULT;
-    if (args->flags[FLAG_LIST].is_set) {
-        bench_print_list();
+    const struct bench_suite *suite = NULL;
+    for (size_t i = 0; args->operand_count > 0 && i < ARRAY_COUNT(suites); i++) {
+        suite = strcmp(args->operands[0], suites[i]->name) == 0 ? suites[i] : suite;
+    }
+    if (args->flags[FLAG_LIST].is_set && (suite != NULL || args->operand_count == 0)) {
+        for (size_t i = 0; suite == NULL && i < ARRAY_COUNT(suites); i++) {
+            printf("%s%s:\n", i > 0 ? "\n" : "", suites[i]->name);
+            bench_print_list(suites[i]);
+        }
+        if (suite != NULL) {
+            bench_print_list(suite);
+        }
         return TOOL_OK;
     }
     if (args->operand_count == 0) {
         return tool_fail(args->tool, TOOL_USAGE, "what to bench is missing; usage: umbp bench %s",
                          args->tool->synopsis);
     }
-    if (strcmp(args->operands[0], "local") != 0) {
-        return tool_fail(args->tool, TOOL_USAGE, "there is no bench of \"%s\"; there is: local",
-                         args->operands[0]);
+    if (suite == NULL) {
+        return tool_fail(args->tool, TOOL_USAGE, "there is no bench of \"%s\"; there is: local%s",
+                         args->operands[0], ARRAY_COUNT(suites) > 1 ? ", pool" : "");
     }
-    return bench_local(args, &options);
+    return bench_run(args, suite, &options);
 }
 
 const struct tool tool_bench = {
     .name = "bench",
-    .summary = "measure the store against what this machine can do",
-    .synopsis = "local [FLAG]...",
+    .summary = "measure the store or the pool against what this machine can do",
+    .synopsis = "local|pool [FLAG]...",
     .about =
         "Measures the store in this process, and in the same run what the machine could do at\n"
         "best: raw copies by as many threads, raw direct io_uring on the same file system. The\n"
@@ -104,10 +121,15 @@ const struct tool tool_bench = {
         "at the end; --ssd 0 leaves them out. A missed bar is no failure unless --strict is\n"
         "given. Takes one to two minutes.\n"
         "\n"
+        "`pool` starts a master and nodes as processes of this machine and measures batches from\n"
+        "and into another process, by the host's memory and by TCP, lookups, the master's index,\n"
+        "and its restart, against plain sockets, bare libfabric and copies of shared memory.\n"
+        "\n"
         "  umbp bench local\n"
         "  umbp bench local --only batch,index --repeat 31\n"
         "  umbp bench local --ssd-dir /mnt/nvme --only ssd,restart --ssd.driver posix\n"
-        "  umbp bench local --quick --json",
+        "  umbp bench local --quick --json\n"
+        "  umbp bench pool",
     .flags = flags,
     .takes_config = true,
     .shown = shown,
