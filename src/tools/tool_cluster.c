@@ -289,6 +289,8 @@ bool tool_cluster_master(struct tool_cluster *cluster)
     const char *const arguments[] = {cluster->master_path,
                                      "--listen",
                                      again ? cluster->address : "127.0.0.1:0",
+                                     "--fabric-listen",
+                                     again ? cluster->door : "127.0.0.1:0",
                                      "--metrics-port",
                                      "any",
                                      "--metrics-host",
@@ -300,6 +302,7 @@ bool tool_cluster_master(struct tool_cluster *cluster)
     const char *line = cluster->master != NULL ? await_ready(cluster, cluster->master) : NULL;
     uint64_t number = 0;
     if (line == NULL || !take_word(line, "grpc=", cluster->address, sizeof cluster->address) ||
+        !take_word(line, "fabric=", cluster->door, sizeof cluster->door) ||
         !take_word(line, "metrics=", port, sizeof port) || !units_parse_count(port, &number)) {
         return false;
     }

@@ -37,6 +37,7 @@ struct tool_cluster {
     const volatile sig_atomic_t *stop;
     char master_path[4096];
     char address[TOOL_ADDRESS_BYTES]; /* of the master: gRPC, and the signpost to the fabric door */
+    char door[TOOL_ADDRESS_BYTES];    /* the fabric door itself */
     unsigned metrics_port;
     struct tool_child *master;
     size_t child_count;

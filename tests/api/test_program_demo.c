@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* umbp demo cluster and umbp replay --masters, from the outside and small. */
+/* umbp demo cluster, umbp replay --masters and umbp bench pool, from the outside and small. */
 #include "support_program.h"
 
 #include <dirent.h>
@@ -212,6 +212,25 @@ static void replay_refuses_what_a_pool_can_not_do(void **state)
     assert_non_null(strstr(output.err, "4/4"));
 }
 
+static void bench_pool_measures_against_limits_and_leaves_nothing_behind(void **state)
+{
+    (void)state;
+    need_master();
+    test_program(&output, "bench", "pool", "--quick", "--repeat", "1", "--json", "--only",
+                 "host,lookup,restart");
+    if (output.code != 0) {
+        fail_msg("exit code %d: %s%s", output.code, output.out, output.err);
+    }
+    static const char *const rows[] = {"pool.get.1MiB", "pool.put.64KiB", "pool.lookup.128",
+                                       "pool.master.restart"};
+    for (size_t i = 0; i < sizeof rows / sizeof rows[0]; i++) {
+        const char *row = strstr(test_last_line(output.out), rows[i]);
+        assert_non_null(row);
+        assert_true(test_json_number(row, "value") > 0);
+    }
+    assert_true(test_json_number(strstr(output.out, "pool.get.1MiB"), "limit") > 0);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -221,6 +240,8 @@ int main(void)
         cmocka_unit_test_teardown(the_demo_says_what_is_wrong, drop),
         cmocka_unit_test_teardown(replay_serves_a_pool_and_reads_back_what_it_wrote, drop),
         cmocka_unit_test_teardown(replay_of_a_pool_without_a_master_stores_nothing_and_says_so,
+                                  drop),
+        cmocka_unit_test_teardown(bench_pool_measures_against_limits_and_leaves_nothing_behind,
                                   drop),
         cmocka_unit_test_teardown(replay_refuses_what_a_pool_can_not_do, drop),
     };
