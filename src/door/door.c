@@ -446,6 +446,7 @@ static void on_ask(const struct question *question)
         door->rows[i] = (struct proto_route){
             .status = status_of(route, is_put),
             .tier = (enum proto_tier)route->tier,
+            .replicas = route->replicas,
             .node_index = route->node,
             .bytes = route->bytes,
         };

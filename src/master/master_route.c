@@ -70,21 +70,25 @@ static uint64_t mix(uint64_t x)
 }
 
 /* The best of a slot's locations: fastest tier, there any, by `chance`; at a node whose connection
- * ended only when there is no other. False: none that shows. */
-static bool best_location(const struct master *master, const struct slot *slot,
-                          const struct route_excludes *excludes, uint64_t chance,
-                          struct location *best_out, uint64_t *view_out)
+ * ended only when there is no other. How many show: 0, and there is none. */
+static uint32_t best_location(const struct master *master, const struct slot *slot,
+                              const struct route_excludes *excludes, uint64_t chance,
+                              struct location *best_out, uint64_t *view_out)
 {
     uint32_t locations = slot_count(slot);
     uint32_t best_rank = 2 * MASTER_TIERS;
     uint32_t equals = 0;
+    uint32_t shown = 0;
     for (uint32_t i = 0; i < locations; i++) {
         struct location location = slot_at(slot, i);
         uint64_t view = view_load(master, location.owner);
         uint32_t rank =
             (uint32_t)__builtin_ctz(location.tiers) + (view & VIEW_LOST ? MASTER_TIERS : 0);
-        if (rank > best_rank || !view_shows(view, location.epoch) ||
-            route_is_excluded(excludes, location.owner)) {
+        if (!view_shows(view, location.epoch) || route_is_excluded(excludes, location.owner)) {
+            continue;
+        }
+        shown++;
+        if (rank > best_rank) {
             continue;
         }
         if (rank < best_rank) {
@@ -97,7 +101,7 @@ static bool best_location(const struct master *master, const struct slot *slot,
             *view_out = view;
         }
     }
-    return equals > 0;
+    return shown;
 }
 
 static void route_get_one(struct master *master, struct fingerprint print,
@@ -105,16 +109,18 @@ static void route_get_one(struct master *master, struct fingerprint print,
                           struct master_route *route_out)
 {
     struct shard *shard = table_shard(&master->blocks, print);
-    struct location location;
-    uint64_t view;
+    struct location location = {0};
+    uint64_t view = 0;
     *route_out = (struct master_route){0};
     mutex_lock(&shard->lock);
     struct slot *slot = table_find(shard, print);
-    if (slot && best_location(master, slot, excludes, chance, &location, &view)) {
+    uint32_t shown = slot ? best_location(master, slot, excludes, chance, &location, &view) : 0;
+    if (shown) {
         *route_out = (struct master_route){
             .node = view_handle(view),
             .outcome = MASTER_ROUTED,
             .tier = (uint8_t)(__builtin_ctz(location.tiers) + 1),
+            .replicas = (uint8_t)u64_min(shown, UINT8_MAX),
             .bytes = location.bytes,
         };
         if (slot->stamp != stamp || !(slot->word & WORD_ROUTED)) {

@@ -6,11 +6,15 @@
  *   hint?              ->  the node that this process wrote it to, or read it from
  *   master             ->  the node that it advises; nodes that failed this call are excluded
  *
- * A holder that answers not-found, busy, or not at all is excluded, and the item is routed again.
+ * A holder that answers not-found, or not at all, is excluded, and the item is routed again. One
+ * that is busy is asked again after a pause, for BUSY_MS of a call: it has the value, after all.
  * What came from elsewhere may be kept in the own store (recache), but only in free memory: a read
  * must not push out what is hotter.
  */
 #include "pool/pool_priv.h"
+
+#define BUSY_MS 1000u
+#define BUSY_PAUSE_MS 2u
 
 /* ------------------------------------------------------------------------------ own ------ */
 
@@ -140,21 +144,30 @@ static bool is_final(enum umbp_status status)
            status == UMBP_NO_MEMORY;
 }
 
+/* Whether a busy node may be asked again in this call. */
+static bool has_patience(struct pool_area *area)
+{
+    uint64_t now_ns = clock_now_ns(area->pool->clock);
+    if (!area->busy_until_ns) {
+        area->busy_until_ns = u64_min(area->deadline_ns, now_ns + BUSY_MS * NS_PER_MS);
+    }
+    return now_ns < area->busy_until_ns;
+}
+
 /* After a round: what is done, and what is to be tried elsewhere. True: something is;
- * `*failed_out`: because of a failure. */
-static bool sort_out(struct pool_area *area, bool *failed_out)
+ * `*busy_out`: of a node that was busy. */
+static bool sort_out(struct pool_area *area, bool *busy_out)
 {
     struct pool *pool = area->pool;
     bool again = false;
 
-    *failed_out = false;
+    *busy_out = false;
     for (uint32_t i = 0; i < area->count; i++) {
         struct pool_item *item = &area->items[i];
         if (item->state != ITEM_OPEN) {
             continue;
         }
         if (item->waits || !item->is_asked) {
-            item->waits = false;
             again = true; /* there was no room for it in this round */
             continue;
         }
@@ -163,10 +176,16 @@ static bool sort_out(struct pool_area *area, bool *failed_out)
             item->came_from = item->link;
             continue;
         }
+        if (item->status == UMBP_BUSY && item->link != LINK_SELF && has_patience(area)) {
+            COUNT(pool, retries, 1);
+            *busy_out = true;
+            again = true;
+            continue;
+        }
+        area_exclude(area, item->link);
         if (item->link == LINK_SELF) {
             item->is_unsure |= item->status != UMBP_NOT_FOUND;
         } else {
-            area_exclude(area, item->link);
             item->is_unsure |= item->status != UMBP_NOT_FOUND && item->status != UMBP_CORRUPT;
             if (item->status == UMBP_NOT_FOUND) {
                 /* A master that has not heard of it yet is not to be believed by a put. */
@@ -177,10 +196,24 @@ static bool sort_out(struct pool_area *area, bool *failed_out)
         }
         COUNT(pool, retries, 1);
         item->link = LINK_NONE;
-        *failed_out = true;
-        again = true;
+        if (++item->tries > pool->options.retries) {
+            item->state = ITEM_DONE;
+            item->status = UMBP_NOT_FOUND;
+            item->is_unsure = true;
+        } else {
+            again = true;
+        }
     }
     return again;
+}
+
+static void pause_busy(struct pool_area *area)
+{
+    struct pool *pool = area->pool;
+    struct fabric_latch never;
+    fabric_latch_init(&never, 1);
+    (void)!fabric_wait(pool->options.fabric, &never,
+                       clock_now_ns(pool->clock) + BUSY_PAUSE_MS * NS_PER_MS);
 }
 
 /* ---------------------------------------------------------------------------- recache ---- */
@@ -243,7 +276,7 @@ static void finish(struct pool_area *area)
     for (uint32_t i = 0; i < area->count; i++) {
         struct pool_item *item = &area->items[i];
         if (item->state == ITEM_OPEN) {
-            /* Rounds or time ran out. */
+            /* The time ran out. */
             item->state = ITEM_DONE;
             item->status = UMBP_NOT_FOUND;
             item->is_unsure = true;
@@ -263,22 +296,22 @@ void get_chunk(struct pool_area *area)
 {
     struct pool *pool = area->pool;
     bool again = true;
-    bool failed;
+    bool busy;
 
     area->exclude_count = 0;
-    area->failed_rounds = 0;
+    area->busy_until_ns = 0;
     find_own(area);
     for (bool with_hints = true; again; with_hints = false) {
         place(area, with_hints);
         requests_send(area);
         get_own(area);
         requests_collect(area);
-        again = sort_out(area, &failed);
-        /* Rounds that only wait for room in the next one don't count. */
-        area->failed_rounds += failed;
-        if (area->failed_rounds > pool->options.retries ||
-            clock_left_ns(pool->clock, area->deadline_ns) == 0) {
+        again = sort_out(area, &busy);
+        if (clock_left_ns(pool->clock, area->deadline_ns) == 0) {
             break;
+        }
+        if (busy) {
+            pause_busy(area);
         }
     }
     finish(area);

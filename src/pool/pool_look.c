@@ -8,15 +8,33 @@
  */
 #include "pool/pool_priv.h"
 
-#define REPLICAS_MAX 16u /* a key's holders that a remove goes after one by one */
-
 /* ------------------------------------------------------------------------------ parts ---- */
 
-/* Ask the nodes that the open items' links name, once. */
+/* Ask the nodes that the open items' links name, once; in several rounds if they are many. What
+ * there was no time for has is_asked off. */
 static void ask_nodes(struct pool_area *area)
 {
-    requests_send(area);
-    requests_collect(area);
+    bool again = true;
+    while (again) {
+        again = false;
+        requests_send(area);
+        requests_collect(area);
+        for (uint32_t i = 0; i < area->count; i++) {
+            struct pool_item *item = &area->items[i];
+            if (item->state == ITEM_OPEN && item->link >= LINK_FIRST) {
+                again |= !item->is_asked;
+                item->state = item->is_asked ? ITEM_ASKED : ITEM_OPEN;
+            }
+        }
+        again = again && clock_left_ns(area->pool->clock, area->deadline_ns) > 0;
+    }
+    for (uint32_t i = 0; i < area->count; i++) {
+        struct pool_item *item = &area->items[i];
+        if (item->state == ITEM_ASKED) {
+            item->state = ITEM_OPEN;
+            item->is_asked = true;
+        }
+    }
 }
 
 /* The open items, listed in picked and keys. */
@@ -204,7 +222,12 @@ static void remove_replicas(struct pool_area *area)
         }
         item->state = ITEM_OPEN;
         area->exclude_count = 0;
-        for (uint32_t n = 1; n < REPLICAS_MAX && item->replicas > 1; n++) {
+        while (item->replicas > 1) {
+            if (item->link == LINK_NONE || area->exclude_count == POOL_EXCLUDES_MAX ||
+                clock_left_ns(area->pool->clock, area->deadline_ns) == 0) {
+                item->failure = UMBP_BUSY; /* some are left */
+                break;
+            }
             area_exclude(area, item->link);
             item->replicas = 0;
             if (link_by_master(area)) {

@@ -98,6 +98,7 @@ enum item_state {
     ITEM_OPEN = 0, /* to be placed and asked for */
     ITEM_DONE,     /* status is the answer */
     ITEM_TWIN,     /* put: the same key stands before it; waits for that one's outcome */
+    ITEM_ASKED,    /* exists, remove, stat: open, but asked already in this turn */
 };
 
 struct pool_item {
@@ -113,7 +114,8 @@ struct pool_item {
     uint8_t state;
     uint8_t tiers;  /* stat: PROTO_TIER_BITs */
     bool is_asked;  /* in a request of this round, or in the own store's part */
-    bool waits;     /* found no room in this round; not a failure */
+    bool waits;     /* found no room in this round, keeps its link; not a failure */
+    uint32_t tries; /* get: rounds in which it failed */
     bool is_pulled; /* its bytes come by a pull */
     bool was_hinted;
     bool is_doubted; /* exists: a master says so, but it was removed here */
@@ -167,7 +169,8 @@ struct pool_area {
     bool has_ranges;
     uint64_t deadline_ns;
     uint32_t count;
-    uint32_t failed_rounds;
+    uint32_t failed_rounds; /* put */
+    uint64_t busy_until_ns; /* get: for how long busy nodes are asked again; 0: none was yet */
     struct pool_item items[POOL_CHUNK];
     uint32_t order[POOL_CHUNK]; /* items, grouped by link */
     uint16_t twins[2 * POOL_CHUNK];

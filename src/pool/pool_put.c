@@ -267,7 +267,6 @@ static bool sort_out(struct pool_area *area, bool *failed_out)
             continue;
         }
         if (item->waits || !item->is_asked) {
-            item->waits = false;
             again = true;
             continue;
         }
@@ -333,7 +332,11 @@ void put_chunk(struct pool_area *area)
         put_rounds(area);
     } while (wake_twins(area) && clock_left_ns(pool->clock, area->deadline_ns) > 0);
     for (uint32_t i = 0; i < area->count; i++) {
-        const struct pool_item *item = &area->items[i];
+        struct pool_item *item = &area->items[i];
+        if (item->state != ITEM_DONE) {
+            item->state = ITEM_DONE; /* a twin that had no time for a try of its own */
+            item->status = UMBP_TIMEOUT;
+        }
         if (!umbp_status_is_success(item->status) || item->came_from == LINK_NONE) {
             continue;
         }

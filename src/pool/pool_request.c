@@ -437,6 +437,7 @@ static uint32_t make_groups(struct pool_area *area, struct group *groups)
         struct pool_item *item = &area->items[i];
         uint32_t g = 0;
         item->is_asked = false;
+        item->waits = false;
         item->staged = NULL;
         if (item->state != ITEM_OPEN || item->link == LINK_NONE || item->link == LINK_SELF) {
             continue;
@@ -445,7 +446,6 @@ static uint32_t make_groups(struct pool_area *area, struct group *groups)
             g++;
         }
         if (g == POOL_REQUESTS_MAX) {
-            item->link = LINK_NONE;
             item->waits = true;
             continue;
         }
@@ -454,7 +454,6 @@ static uint32_t make_groups(struct pool_area *area, struct group *groups)
         }
         bool has_memory = area->kind == AREA_PUT || area->kind == AREA_GET;
         if (has_memory && !item->is_unsound && !stage_item(area, item)) {
-            item->link = LINK_NONE;
             item->waits = true;
             continue;
         }
@@ -467,7 +466,8 @@ static uint32_t make_groups(struct pool_area *area, struct group *groups)
     }
     for (uint32_t i = 0; i < area->count; i++) {
         const struct pool_item *item = &area->items[i];
-        if (item->state != ITEM_OPEN || item->link == LINK_NONE || item->link == LINK_SELF) {
+        if (item->state != ITEM_OPEN || item->link == LINK_NONE || item->link == LINK_SELF ||
+            item->waits) {
             continue;
         }
         for (uint32_t g = 0; g < count; g++) {

@@ -1,0 +1,153 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* The pool client's rounds in a simulated cluster: what is asked again, of whom, and until when. */
+#include "pool_rig.h"
+
+#define PROCESSES 4u
+
+struct cluster {
+    struct rig_world world;
+    struct rig_master master;
+    struct rig_process processes[PROCESSES];
+};
+
+static struct store *open_store(void)
+{
+    struct store_options options = small_options(4 * MIB);
+    options.hash_seed = RIG_SEED;
+    options.event_bytes = MIB;
+    return make_store(&options);
+}
+
+/* A master, `nodes` processes with stores on hosts of their own, and after them clients. */
+static void begin(struct cluster *cluster, unsigned nodes, const struct node_options *wishes)
+{
+    char name[16];
+    memset(cluster, 0, sizeof(*cluster));
+    rig_begin(&cluster->world, test_seed());
+    rig_master_open(&cluster->world, &cluster->master, 9, "m0");
+    for (unsigned i = 0; i < PROCESSES; i++) {
+        snprintf(name, sizeof(name), "p%u", i);
+        rig_process_open(&cluster->world, &cluster->processes[i], name, i,
+                         i < nodes ? open_store() : NULL, wishes, NULL);
+    }
+    rig_advance(&cluster->world, 1000);
+}
+
+static void end(struct cluster *cluster)
+{
+    for (unsigned i = 0; i < PROCESSES; i++) {
+        rig_process_end(&cluster->processes[i]);
+    }
+    rig_master_close(&cluster->master);
+    rig_end(&cluster->world);
+}
+
+static enum umbp_status get(struct rig_process *process, struct umbp_key key, uint64_t bytes,
+                            uint64_t tag)
+{
+    uint8_t *data = calloc(1, bytes);
+    const struct umbp_get_item item = {key, data, bytes};
+    enum umbp_status status = UMBP_BUSY;
+    assert_ok(pool_batch_get(process->pool, &item, 1, &status));
+    if (status == UMBP_OK) {
+        assert_true(test_check_fill(data, bytes, tag));
+    }
+    free(data);
+    return status;
+}
+
+static void a_removal_reaches_every_holder(void **state)
+{
+    struct cluster cluster;
+    struct umbp_key keys[20];
+    struct named names[20];
+    enum umbp_status statuses[20];
+    (void)state;
+    begin(&cluster, 3, NULL);
+    for (unsigned i = 0; i < 20; i++) {
+        keys[i] = name_key(&names[i], "k", i);
+        for (unsigned n = 0; n < 1 + i % 3; n++) {
+            assert_ok(put_value(cluster.processes[n].store, keys[i], 1000, i, 0));
+        }
+    }
+    rig_advance(&cluster.world, 100);
+    assert_ok(pool_batch_remove(cluster.processes[3].pool, keys, 20, statuses));
+    for (unsigned i = 0; i < 20; i++) {
+        assert_int_equal(statuses[i], UMBP_OK);
+        for (unsigned n = 0; n < 3; n++) {
+            assert_int_equal(get_value(cluster.processes[n].store, keys[i], 1000, i),
+                             UMBP_NOT_FOUND);
+        }
+    }
+    end(&cluster);
+}
+
+struct reader {
+    struct cluster *cluster;
+    unsigned number;
+};
+
+static void read_one(void *argument)
+{
+    const struct reader *reader = argument;
+    struct named named;
+    struct umbp_key key = name_key(&named, "k", reader->number);
+    assert_int_equal(get(&reader->cluster->processes[3], key, 50000, reader->number), UMBP_OK);
+}
+
+/* Fault 29. */
+static void a_busy_node_is_asked_again_and_not_counted_as_a_miss(void **state)
+{
+    const struct node_options one = {.operations_max = 1};
+    struct cluster cluster;
+    struct rig_fiber fibers[24] = {0};
+    struct reader readers[24];
+    struct named named;
+    (void)state;
+    begin(&cluster, 1, &one);
+    for (unsigned i = 0; i < ARRAY_COUNT(fibers); i++) {
+        assert_ok(put_value(cluster.processes[0].store, name_key(&named, "k", i), 50000, i, 0));
+        readers[i] = (struct reader){&cluster, i};
+        fibers[i].run = read_one;
+        fibers[i].argument = &readers[i];
+    }
+    rig_advance(&cluster.world, 100);
+    rig_fibers_run(&cluster.world, fibers, ARRAY_COUNT(fibers));
+    assert_int_equal(rig_pool_stat(&cluster.processes[3], "pool.misses"), 0);
+    end(&cluster);
+}
+
+/* What was evicted here, while the master still believes in it, is elsewhere. */
+static void what_left_the_own_store_is_read_from_the_others(void **state)
+{
+    struct cluster cluster;
+    struct named named;
+    (void)state;
+    begin(&cluster, 2, NULL);
+    for (unsigned i = 0; i < 40; i++) {
+        struct umbp_key key = name_key(&named, "k", i);
+        assert_ok(put_value(cluster.processes[0].store, key, 1000, i, 0));
+        assert_ok(put_value(cluster.processes[1].store, key, 1000, i, 0));
+    }
+    rig_advance(&cluster.world, 100);
+    fabric_sim_cut(cluster.world.sim, 0, 9);
+    assert_int_equal(get(&cluster.processes[1], name_key(&named, "k", 0), 1000, 0), UMBP_OK);
+    fabric_sim_heal(cluster.world.sim);
+    rig_advance(&cluster.world, 5);
+    for (unsigned i = 0; i < 40; i++) {
+        struct umbp_key key = name_key(&named, "k", i);
+        assert_ok(remove_value(cluster.processes[1].store, key));
+        assert_int_equal(get(&cluster.processes[1], key, 1000, i), UMBP_OK);
+    }
+    end(&cluster);
+}
+
+int main(void)
+{
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test(a_removal_reaches_every_holder),
+        cmocka_unit_test(a_busy_node_is_asked_again_and_not_counted_as_a_miss),
+        cmocka_unit_test(what_left_the_own_store_is_read_from_the_others),
+    };
+    return cmocka_run_group_tests(tests, NULL, NULL);
+}
