@@ -18,6 +18,11 @@ below it. Where all ranks of a group hold the same bytes (MLA), SGLang has one o
 one leads and the others follow it in one directory, which they therefore need. Sidecar pools that
 differ by rank though the KV does not (Mamba states beside MLA) are not stored on followers.
 
+The pool. With "scheme": "pool" and "pool.masters" each rank is a node of one cluster, which holds
+pages for all of them, on whatever machine: every rank writes, and who comes second with a page that
+is there has stored it. There are no followers; each rank that has an SSD has a directory of its own.
+pool.node_id gets the rank's name behind it, and pool.port, where it is given, the rank's number added.
+
 Threading: every method may be called from any thread. No method raises for a miss or for a store
 that fails: it answers "not there", and says so in the log at most once a minute.
 """
@@ -70,14 +75,25 @@ class _Ranks:
         )
         self.shares = self.replicated and self.tp[1] > self.stages["dcp"][1]
 
-    def folder(self):
-        """A path of its own for whoever must not share a directory."""
-        parts = [] if self.replicated else ["tp%dof%d" % self.tp]
+    def name(self, shared):
+        """Of this rank; `shared`: the same for ranks that hold the same bytes."""
+        parts = [] if self.replicated and shared else ["tp%dof%d" % self.tp]
         parts += ["%s%dof%d" % (name, *rank) for name, rank in self.stages.items() if rank[1] > 1]
         if self.dp:
             parts.append("dp%d" % self.dp)
+        return "_".join(parts) or "all"
+
+    def number(self):
+        """Of this rank, from 0."""
+        number = self.dp
+        for rank, size in (*self.stages.values(), self.tp):
+            number = number * size + rank
+        return number
+
+    def folder(self, shared):
+        """A path of its own for whoever must not share a directory."""
         model = "".join(c if c.isalnum() or c in "._-" else "-" for c in self.model).strip("-.")
-        return os.path.join(model or "model", "_".join(parts) or "all")
+        return os.path.join(model or "model", self.name(shared))
 
 
 class _Pool:
@@ -193,22 +209,31 @@ class UmbpStorage(HiCacheStorage):
             raise ValueError("umbp.sglang chooses the role itself, by SGLang's ranks")
         config.update(options)  # all of them: one may say the default against the environment
         config.set("role", "standalone")
-        if config.get("scheme") != "local":
-            return config
+        is_local = config.get("scheme") == "local"
+        if config.get("scheme") == "pool":
+            self._name_node(config)
         folder = config.get("ssd.dir")
         has_ssd = folder and config.get("ssd.bytes") and config.get("ssd.enabled") != "false"
-        if ranks.shares and not has_ssd:
+        if is_local and ranks.shares and not has_ssd:
             raise ValueError(
                 "%d ranks hold the same pages and one of them writes: the others read them from "
                 "its directory, so name one in ssd.dir" % ranks.tp[1]
             )
         if has_ssd:
-            folder = os.path.join(folder, ranks.folder())
+            folder = os.path.join(folder, ranks.folder(shared=is_local))
             os.makedirs(folder, exist_ok=True)
             config.set("ssd.dir", folder)
-        if ranks.shares:
+        if is_local and ranks.shares:
             config.set("role", "leader" if ranks.writes else "follower")
         return config
+
+    def _name_node(self, config):
+        """Ranks of one machine read the same options and environment, and are nodes of their own."""
+        ranks = self._ranks
+        if config.get("pool.node_id"):
+            config.set("pool.node_id", "%s/%s" % (config.get("pool.node_id"), ranks.name(False)))
+        if config.get("pool.port"):
+            config.set("pool.port", config.get("pool.port") + ranks.number())
 
     # ---- host pools
 
@@ -227,6 +252,8 @@ class UmbpStorage(HiCacheStorage):
         self._pools[str(host_pool_name)] = pool
 
     def _pool(self, name, host_pool):
+        if self._client.is_distributed:
+            self._announce(host_pool)
         try:
             return _Pool(name, host_pool, self._ranks, False)
         except (NotImplementedError, AttributeError, AssertionError, TypeError, ValueError) as error:
@@ -235,6 +262,26 @@ class UmbpStorage(HiCacheStorage):
                 "--hicache-mem-layout, or leave interface_v1 out"
                 % (name, type(error).__name__, error)
             ) from error
+
+    def _announce(self, host_pool):
+        """The pool's memory, for a network that wants it registered; others go through staging."""
+        getter = getattr(host_pool, "get_hybrid_pool_buffer", None)
+        buffers = (getter() if getter is not None else None) or [
+            getattr(host_pool, "kv_buffer", None)
+        ]
+        for buffer in buffers:
+            for tensor in buffer if isinstance(buffer, (list, tuple)) else [buffer]:
+                if not isinstance(tensor, torch.Tensor) or tensor.numel() == 0:
+                    continue
+                storage = tensor.untyped_storage()
+                if tensor.device.type != "cpu":
+                    continue
+                try:
+                    self._client.register_memory(storage.data_ptr(), storage.nbytes())
+                except umbp.AlreadyExistsError:
+                    pass  # several tensors of one storage
+                except umbp.Error as error:
+                    _log.warning("host memory was not registered: %s", error)
 
     def _complain(self, what, error):
         now = time.monotonic()

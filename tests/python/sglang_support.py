@@ -4,12 +4,15 @@
 `activate()` makes `import sglang.srt.mem_cache.storage...` work: SGLang's files come from the
 package index (or from the folder that UMBP_TEST_SGLANG names), torch is a CPU torch. All of SGLang's
 storage code is its own: hicache_storage, the backend factory, umbp_store, umbp_host_allocator,
-pool_host, memory_pool_host. Stood in for are five modules around it, by the names in STAND_INS:
+pool_host, memory_pool_host. Stood in for are six modules around it, by the names in STAND_INS:
 
     sglang                        its __init__ imports the whole server
     sglang.srt.utils              asks for every accelerator's libraries; here: there is none
+    sglang.srt.utils.network      asks for the server's arguments; here: a class name
     sglang.kernels.ops.kvcache.*  GPU kernels; here: raise when called
     sglang.srt.mem_cache.memory_pool   GPU pools; here: class names for isinstance
+
+Debian's torch is older than SGLang's, and gets the one method that it lacks (untyped_storage).
 
 What can't be had raises Unavailable; tests skip with its words, or fail where UMBP_TEST_REQUIRE names
 "sglang" (CI).
@@ -42,6 +45,7 @@ def _false(*args):
 STAND_INS = {
     "sglang.srt.utils": {n: _false for n in ("is_cuda", "is_hip", "is_mps", "is_npu", "is_xpu")},
     "sglang.srt.utils.common": {"human_readable_int": int},
+    "sglang.srt.utils.network": {"NetworkAddress": type("NetworkAddress", (), {})},
     "sglang.kernels": {},
     "sglang.kernels.ops": {},
     "sglang.kernels.ops.kvcache": {},
@@ -109,6 +113,10 @@ def activate():
             importlib.import_module(needed)
         except ImportError as error:
             raise Unavailable("no %s: %s" % (needed, error))
+    import torch
+
+    if not hasattr(torch.Tensor, "untyped_storage"):
+        torch.Tensor.untyped_storage = lambda tensor: tensor.storage().untyped()
     # From the environment: SGLang's own way to say "this machine is a CPU".
     os.environ["SGLANG_USE_CPU_ENGINE"] = "1"
     path = os.path.join(folder(), "sglang")

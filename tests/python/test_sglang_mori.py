@@ -286,9 +286,7 @@ def test_many_threads_read_and_write_their_own_bytes(store_of):
     assert not faults and not any(thread.is_alive() for thread in threads)
 
 
-def test_remote_schemes_are_refused_with_a_reason(store_of, monkeypatch):
-    with pytest.raises(RuntimeError, match="no pool across machines"):
-        store_of(extra={"master_address": "127.0.0.1:1"})
+def test_the_node_daemon_is_refused_with_a_reason(store_of, monkeypatch):
     monkeypatch.setenv("UMBP_STANDALONE_ADDRESS", "unix:///nowhere")
     with pytest.raises(RuntimeError, match="no node daemon"):
         store_of()
