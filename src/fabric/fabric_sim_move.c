@@ -26,6 +26,7 @@ struct sim_move {
     bool is_write;
     bool is_pull;
     bool is_over;
+    bool is_admitted; /* its key was good when its first chunk came */
     uint64_t epoch;
     enum umbp_status status;
     fabric_done *done;
@@ -134,10 +135,13 @@ static bool pieces_are_local(const struct sim_endpoint *endpoint, const struct f
     return endpoint != NULL;
 }
 
-/* The bytes at a peer's address: within a region with that key and that access; for pulls (access
- * 0) within any that it ever had. */
-static char *memory_of(struct sim_endpoint *endpoint, const struct sim_chunk *chunk,
-                       unsigned access)
+/*
+ * The bytes at a peer's address: within a region with that key and that access; for pulls (access
+ * 0) within any that it ever had. As with real providers the key is looked at when a transfer
+ * begins: a region that goes meanwhile does not stop it, only the connection's end does.
+ */
+static char *memory_of(struct sim_endpoint *endpoint, struct sim_move *move,
+                       const struct sim_chunk *chunk, unsigned access)
 {
     for (struct list_node *at = endpoint->regions.next; at != &endpoint->regions; at = at->next) {
         const struct fabric_region *region = CONTAINER_OF(at, struct fabric_region, node);
@@ -146,8 +150,9 @@ static char *memory_of(struct sim_endpoint *endpoint, const struct sim_chunk *ch
             chunk->bytes > region->bytes - (chunk->remote - base)) {
             continue;
         }
-        if (!access || (!region->is_gone && (region->access & access) &&
+        if (!access || ((!region->is_gone || move->is_admitted) && (region->access & access) &&
                         region->key.key == chunk->key.key && region->key.base == chunk->key.base)) {
+            move->is_admitted = true;
             return region->memory + (chunk->remote - base);
         }
     }
@@ -174,8 +179,8 @@ static void chunk_lands(struct fabric_sim *sim, struct sim_event *event)
 
     (void)sim;
     if (!here->is_closed && (move->is_write || !move->is_over)) {
-        char *to =
-            move->is_write ? memory_of(here->owner, chunk, FABRIC_REMOTE_WRITE) : chunk->local;
+        char *to = move->is_write ? memory_of(here->owner, move, chunk, FABRIC_REMOTE_WRITE)
+                                  : chunk->local;
         if (!to) {
             sim_side_close(here, UMBP_CORRUPT, UMBP_CLOSED, true);
         } else {
@@ -199,7 +204,7 @@ static void chunk_is_sent(struct fabric_sim *sim, struct sim_event *event)
 
     if (!here->is_closed && !(move->is_write && move->is_over)) {
         char *from =
-            move->is_write ? chunk->local : memory_of(here->owner, chunk, FABRIC_REMOTE_READ);
+            move->is_write ? chunk->local : memory_of(here->owner, move, chunk, FABRIC_REMOTE_READ);
         if (!from) {
             sim_side_close(here, UMBP_CORRUPT, UMBP_CLOSED, true);
         } else {
@@ -255,7 +260,7 @@ static void pull_goes_on(struct fabric_sim *sim, struct sim_event *event)
     if (!move->is_over && move->status == UMBP_BUSY) {
         if (move->copied < move->count) {
             const struct sim_chunk *chunk = &move->chunks[move->copied++];
-            char *from = sim_is_gone(of) ? NULL : memory_of(of, chunk, 0);
+            char *from = sim_is_gone(of) ? NULL : memory_of(of, move, chunk, 0);
             if (from) {
                 memcpy(chunk->local, from, chunk->bytes);
                 move_push(move, pull_goes_on, side->owner, NULL, 0,

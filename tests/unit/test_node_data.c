@@ -724,6 +724,54 @@ static void an_expired_slot_takes_its_writers_connection_along(void **state)
     rig_end(&world);
 }
 
+/* The same amid a write that takes longer than the slot lives. Its pages are wanted by somebody
+ * else at once. */
+static void a_write_into_an_expired_slot_stops_before_its_pages_are_given_away(void **state)
+{
+    struct store_options store_options = small_options(MIB);
+    (void)state;
+    for (unsigned round = 0; round < 5; round++) {
+        struct rig_world world;
+        struct rig_call call;
+        struct rig_call put;
+        struct written written = {0};
+        enum umbp_status status = UMBP_NO_SPACE;
+        rig_begin_slow(&world, test_seed() + round, true);
+        rig_node_open(&world, 0, 0, make_store(&store_options), NULL);
+        rig_client_open(&world, 0, 1);
+        rig_client_open(&world, 1, 0);
+        fabric_peer peer = rig_connect(&world.clients[0], 0);
+        fabric_peer other = rig_connect(&world.clients[1], 0);
+        struct rig_client *client = &world.clients[0];
+        reserve(&call, client, peer, "other", 200000, 200);
+        rig_call_free(&call);
+        reserve(&call, client, peer, "k", 500000, 200); /* 348,576 are left */
+        struct proto_slot slot = slot_of(&call);
+        assert_ok(slot.status);
+        struct proto_piece at = proto_piece_at(slot.rows, 0);
+        struct fabric_piece piece = {.local = client->memory,
+                                     .region = client->region,
+                                     .remote = at.address,
+                                     .key = {at.key.key, at.key.base},
+                                     .bytes = at.bytes};
+        test_fill(client->memory, 500000, 99);
+        assert_ok(fabric_write(client->fabric, peer, &piece, 1, on_written, &written));
+        for (unsigned i = 0; i < 50 && status == UMBP_NO_SPACE; i++) {
+            rig_put_begin(&put, &world.clients[1], other, "new", 0, 1, 520000, 0, 2000);
+            rig_await(&put);
+            status = rig_status_at(&put, 0);
+            rig_call_free(&put);
+        }
+        rig_advance(&world, 5000);
+        assert_true(written.is_done);
+        assert_int_not_equal(written.status, UMBP_OK);
+        assert_ok(status);
+        assert_ok(get_value(world.nodes[0].store, text_key("new0"), 520000, 0));
+        rig_call_free(&call);
+        rig_end(&world);
+    }
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -747,6 +795,7 @@ int main(void)
         cmocka_unit_test(a_slot_is_written_and_committed_and_both_may_be_repeated),
         cmocka_unit_test(a_commit_of_another_value_rolls_back),
         cmocka_unit_test(an_expired_slot_takes_its_writers_connection_along),
+        cmocka_unit_test(a_write_into_an_expired_slot_stops_before_its_pages_are_given_away),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
