@@ -250,8 +250,8 @@ static const char *const pool_options[] = {
     "scheme", "pool",      "dram.bytes", "16MiB", "copy.threads", "1", "pool.recache",
     "never",  "log.level", "error",      NULL};
 
-void test_member_start_in(struct test_member *member, const char *network,
-                          const struct test_master *master, const char *const *options)
+static void member_begin(struct test_member *member, const char *network,
+                         const struct test_master *master, const char *const *options)
 {
     char path[PATH_MAX];
     const char *argv[ARGUMENTS_MAX] = {path, "--member", "pool.masters", master->address};
@@ -274,6 +274,18 @@ void test_member_start_in(struct test_member *member, const char *network,
     if (strcmp(answer, "ready") != 0) {
         fail_msg("no member: %s", answer);
     }
+}
+
+void test_member_start_twin(struct test_member *member, const struct test_master *master,
+                            const char *const *options)
+{
+    member_begin(member, NULL, master, options);
+}
+
+void test_member_start_in(struct test_member *member, const char *network,
+                          const struct test_master *master, const char *const *options)
+{
+    member_begin(member, network, master, options);
     /* A node tells of itself in its own time; who puts wants it to be known. */
     test_member_tell(member, "wait-known");
     assert_string_equal(test_member_answer(member, START_MS), "known");

@@ -105,6 +105,9 @@ void test_member_start(struct test_member *member, const struct test_master *mas
 /* In a network namespace. */
 void test_member_start_in(struct test_member *member, const char *network,
                           const struct test_master *master, const char *const *options);
+/* Without waiting until a master knows it. */
+void test_member_start_twin(struct test_member *member, const struct test_master *master,
+                            const char *const *options);
 /* In two steps: a line to it; its answer, within `timeout_ms`. */
 void test_member_tell(struct test_member *member, const char *format, ...)
     __attribute__((format(printf, 2, 3)));
