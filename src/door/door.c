@@ -311,9 +311,12 @@ static void on_beat(const struct question *question, bool is_sync)
         .sync_id = beat.sync_id,
         .baseline = beat.sequence,
         .has_capacities = beat.capacity_count > 0,
-        .has_key_counts = beat.capacity_count > 0,
     };
     take_capacities(beat.capacity_rows, beat.capacity_count, report.capacities, report.key_counts);
+    /* A node that does not count its keys says 0: then the index's own count stands. */
+    for (uint32_t tier = 0; tier < MASTER_TIERS; tier++) {
+        report.has_key_counts |= report.key_counts[tier] > 0;
+    }
     status = master_beat(door->master, &report, &answer);
     if (status == UMBP_NOT_FOUND) {
         session.flags = PROTO_SESSION_UNKNOWN;
