@@ -23,6 +23,7 @@
 #define EVENT_RING_BYTES (16u * MIB)
 #define TAGS_MAX 32u
 #define LIST_BYTES 4096u
+#define SETTLE_MS 1000u
 
 struct pool_client {
     struct store *store;
@@ -319,9 +320,20 @@ static enum umbp_status end(struct pool_client *self, uint64_t deadline_ns)
     return status;
 }
 
+/* A close that ran out of time has left callbacks pending, and they use what is freed next. Only
+ * copies that are under way take time here. */
+static void settle(struct pool_client *self)
+{
+    while (self->fabric &&
+           fabric_close(self->fabric, clock_deadline_ns(clock_monotonic(), SETTLE_MS)) != UMBP_OK) {
+        log_warn("close_overdue", "by_ms=%u", SETTLE_MS);
+    }
+}
+
 static void pool_client_destroy(void *context)
 {
     struct pool_client *self = context;
+    settle(self);
     pool_destroy(atomic_load_explicit(&self->pool, memory_order_relaxed));
     node_destroy(self->node);
     fabric_destroy(self->fabric);

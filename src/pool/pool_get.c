@@ -7,7 +7,8 @@
  *   master             ->  the node that it advises; nodes that failed this call are excluded
  *
  * A holder that answers not-found, or not at all, is excluded, and the item is routed again. One
- * that is busy is asked again after a pause, for BUSY_MS of a call: it has the value, after all.
+ * that is busy, or whose bytes went stale under the reader, is asked again after a pause, for
+ * BUSY_MS of a call: it has the value, after all.
  * What came from elsewhere may be kept in the own store (recache), but only in free memory: a read
  * must not push out what is hotter.
  */
@@ -176,7 +177,9 @@ static bool sort_out(struct pool_area *area, bool *busy_out)
             item->came_from = item->link;
             continue;
         }
-        if (item->status == UMBP_BUSY && item->link != LINK_SELF && has_patience(area)) {
+        /* Stale: its owner took back what it had shown, perhaps because of another's slow read. */
+        bool has_it = item->status == UMBP_BUSY || item->status == UMBP_STALE;
+        if (has_it && item->link != LINK_SELF && has_patience(area)) {
             COUNT(pool, retries, 1);
             *busy_out = true;
             again = true;
