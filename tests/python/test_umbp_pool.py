@@ -118,6 +118,27 @@ class Pool(umbp_support.Case):
                          hashes)
         one.external_revoke_all()
 
+    def test_the_calls_of_the_index_keep_nothing(self):
+        one = self.node()
+        hashes = [f"kept-{number}" for number in range(200)]
+
+        def round_of_calls():
+            one.external_report(hashes, umbp.Tier.HBM)
+            self.assertEqual(len(one.external_match(hashes, True)), 200)
+            one.external_hits(hashes)
+            one.external_revoke(hashes, umbp.Tier.HBM)
+            one.external_revoke_all()
+
+        for _ in range(5):
+            round_of_calls()
+        counts = sys.getrefcount(hashes[0]), sys.getrefcount(hashes), sys.getrefcount(umbp.Tier.HBM)
+        before = sys.getallocatedblocks()
+        for _ in range(100):
+            round_of_calls()
+        self.assertLess(sys.getallocatedblocks() - before, 100)  # less than one a round
+        self.assertEqual(counts, (sys.getrefcount(hashes[0]), sys.getrefcount(hashes),
+                                  sys.getrefcount(umbp.Tier.HBM)))
+
     def test_wrong_arguments_of_the_index_do_nothing(self):
         one = self.node()
         for call, error in (
