@@ -304,6 +304,11 @@ static bool pass(struct ofi *ofi, bool look_at_events)
     run_tasks(ofi);
     bool completed = read_completions(ofi);
     any = any || completed;
+    if (!completed && !ofi->is_dry) {
+        /* Empty after the last close. What is closed from here on has its say in the next pass. */
+        ofi->is_dry = true;
+        any = true;
+    }
     if (ofi->rxs_spare) {
         post_spare(ofi);
     }
@@ -315,10 +320,7 @@ static bool pass(struct ofi *ofi, bool look_at_events)
     if (run_timers(ofi)) {
         any = true;
     }
-    if (!completed && !ofi->is_dry) {
-        ofi->is_dry = true;
-        any = true;
-    }
+    any = any || !ofi->is_dry;
     if (ofi->is_dry && !list_is_empty(&ofi->closing)) {
         fabric_ofi_peer_finish(ofi);
     }
