@@ -190,6 +190,17 @@ enum store_role config_role(const struct umbp_config *config)
     return (enum store_role)role->number;
 }
 
+/* Neighbours on the host read a pool's node fastest where they can map its memory. */
+static enum dram_backing backing_of(const struct umbp_config *config)
+{
+    const struct config_value *backing = &config->values[CONFIG_DRAM_BACKING];
+    bool is_open = config->values[CONFIG_SCHEME].number == CONFIG_SCHEME_POOL &&
+                   number_of(config, CONFIG_POOL_SERVE) != 0 &&
+                   number_of(config, CONFIG_POOL_SAME_HOST) != 0;
+    return backing->origin == CONFIG_FROM_DEFAULT && is_open ? DRAM_BACKING_SHARED
+                                                             : (enum dram_backing)backing->number;
+}
+
 static void fill_dram(const struct umbp_config *config, struct store_options *options)
 {
     uint64_t node = number_of(config, CONFIG_DRAM_NUMA_NODE);
@@ -197,7 +208,7 @@ static void fill_dram(const struct umbp_config *config, struct store_options *op
         .bytes = number_of(config, CONFIG_DRAM_BYTES),
         .page_bytes = number32_of(config, CONFIG_DRAM_PAGE_BYTES),
         .buffer_count = number32_of(config, CONFIG_DRAM_BUFFERS),
-        .backing = (enum dram_backing)number_of(config, CONFIG_DRAM_BACKING),
+        .backing = backing_of(config),
         .numa_node = node == CONFIG_NODE_ANY      ? DRAM_NUMA_ANY
                      : node == CONFIG_NODE_SPREAD ? DRAM_NUMA_SPREAD
                                                   : (int)(node - CONFIG_NODE_FIRST),

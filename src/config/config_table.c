@@ -107,8 +107,8 @@ const struct config_option config_options[CONFIG_OPTION_COUNT] = {
                              "1=huge_pages true=huge_pages yes=huge_pages on=huge_pages "
                              "0=anonymous false=anonymous no=anonymous off=anonymous"}},
             .help = "Kind of memory; huge pages fall back to ordinary ones, with a warning, where "
-                    "there "
-                    "are none.",
+                    "there are none. Where none is chosen, a node of a pool takes shared, which "
+                    "neighbours on the host read fastest.",
         },
     [CONFIG_DRAM_NUMA_NODE] =
         {

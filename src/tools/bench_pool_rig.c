@@ -78,10 +78,13 @@ static bool rig_memory(struct pool_rig *rig)
 static bool rig_start(struct pool_rig *rig)
 {
     char bytes[32];
-    char backing[32] = "anonymous";
+    char backing[32];
     snprintf(bytes, sizeof bytes, "%" PRIu64, (uint64_t)NODE_BYTES);
-    (void)!umbp_config_get(rig->bench->args->config, "dram.backing", backing, sizeof backing);
-    const char *const extra[] = {"--dram.bytes", bytes, "--dram.backing", backing, NULL};
+    bool is_chosen = tool_config_is_flagged(rig->bench->args, "dram.backing") &&
+                     umbp_config_get(rig->bench->args->config, "dram.backing", backing,
+                                     sizeof backing) == UMBP_OK;
+    const char *const extra[] = {"--dram.bytes", bytes, is_chosen ? "--dram.backing" : NULL,
+                                 backing, NULL};
     /* The wire forks, so it comes before the clients and their threads. */
     if (bench_wire_create(SPIN_US, &rig->wire) != UMBP_OK) {
         return bench_fail(rig->bench, "no process at the other end of a wire could be made");

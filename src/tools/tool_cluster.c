@@ -67,6 +67,11 @@ bool tool_cluster_init(struct tool_cluster *cluster, const struct tool *tool,
     memset(cluster, 0, sizeof *cluster);
     cluster->tool = tool;
     cluster->stop = stop;
+    ssize_t bytes = readlink("/proc/self/exe", cluster->self_path, sizeof cluster->self_path - 1);
+    if (bytes <= 0) {
+        (void)tool_fail(tool, TOOL_FAILED, "/proc/self/exe: %s", strerror(errno));
+        return false;
+    }
     if (find_beside(cluster->master_path, sizeof cluster->master_path) ||
         find_in_path(cluster->master_path, sizeof cluster->master_path)) {
         return true;
@@ -314,8 +319,8 @@ struct tool_child *tool_cluster_node(struct tool_cluster *cluster, const char *i
                                      const char *const *extra)
 {
     const char *arguments[ARGUMENTS_MAX] = {
-        "/proc/self/exe", "node",  "--masters",   cluster->address, "--pool.node_id", id,
-        "--ssd.enabled",  "false", "--log.level", "warn",           "--pool.address", "127.0.0.1",
+        cluster->self_path, "node",  "--masters",   cluster->address, "--pool.node_id", id,
+        "--ssd.enabled",    "false", "--log.level", "warn",           "--pool.address", "127.0.0.1",
     };
     size_t count = 12;
     for (; *extra != NULL && count + 1 < ARGUMENTS_MAX; extra++) {

@@ -35,6 +35,7 @@ struct tool_child {
 struct tool_cluster {
     const struct tool *tool; /* whose errors are printed */
     const volatile sig_atomic_t *stop;
+    char self_path[4096]; /* this program */
     char master_path[4096];
     char address[TOOL_ADDRESS_BYTES]; /* of the master: gRPC, and the signpost to the fabric door */
     char door[TOOL_ADDRESS_BYTES];    /* the fabric door itself */

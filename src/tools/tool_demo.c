@@ -129,7 +129,7 @@ static bool start_client(struct demo *demo, size_t i)
     snprintf(limit, sizeof limit, "%" PRIu64, demo->args->flags[FLAG_REQUESTS].number);
     snprintf(seed, sizeof seed, "%" PRIu64, demo->args->flags[FLAG_SEED].number);
     snprintf(block, sizeof block, "%" PRIu64, demo->result.block_bytes);
-    const char *const arguments[] = {"/proc/self/exe",
+    const char *const arguments[] = {demo->cluster.self_path,
                                      "replay",
                                      "--json",
                                      "--so-far",
