@@ -6,19 +6,48 @@
 #include "fabric/fabric_lazy_priv.h"
 
 #include <dlfcn.h>
+#include <limits.h>
 #include <pthread.h>
 #include <rdma/fi_errno.h>
-#include <stdlib.h>
+#include <stdio.h>
+#include <string.h>
+#include <unistd.h>
 
 #include "base/log.h"
 
 static pthread_once_t load_once = PTHREAD_ONCE_INIT;
 static const struct fabric_lazy_functions *loaded; /* NULL: it can't be had */
 
+/* `path` without its last `parts` names, and the plugin's behind; NULL if it has not so many. */
+static void *open_beside(char path[PATH_MAX], unsigned parts)
+{
+    char file[PATH_MAX + sizeof(FABRIC_LAZY_FILE) + 1];
+    for (unsigned i = 0; i < parts; i++) {
+        char *slash = strrchr(path, '/');
+        if (!slash) {
+            return NULL;
+        }
+        *slash = '\0';
+    }
+    (void)snprintf(file, sizeof(file), "%s/%s", path, FABRIC_LAZY_FILE);
+    return dlopen(file, RTLD_NOW | RTLD_LOCAL | RTLD_NODELETE); /* never closed: it has threads */
+}
+
+/* Not along a RUNPATH: under AddressSanitizer that would be the sanitizer's. */
 static void load(void)
 {
-    /* Never closed: its providers have threads. */
-    void *plugin = dlopen(FABRIC_LAZY_FILE, RTLD_NOW | RTLD_LOCAL | RTLD_NODELETE);
+    char path[PATH_MAX] = "";
+    Dl_info here;
+    void *plugin = NULL;
+    if (dladdr(&load_once, &here) && here.dli_fname) {
+        (void)snprintf(path, sizeof(path), "%s", here.dli_fname);
+        plugin = open_beside(path, 1); /* the extension: umbp/_umbp.abi3.so */
+    }
+    ssize_t bytes = plugin ? -1 : readlink("/proc/self/exe", path, sizeof(path) - 1);
+    if (bytes > 0) {
+        path[bytes] = '\0';
+        plugin = open_beside(path, 2); /* the program: umbp/_bin/umbp */
+    }
     if (plugin) {
         loaded = dlsym(plugin, FABRIC_LAZY_SYMBOL);
     }

@@ -6,7 +6,7 @@
  *
  * The plugin is linked with libfabric and holds the addresses of the few functions that are no
  * inline calls of an endpoint's own tables; so the linker has chosen their versions, and a wheel's
- * tools find libfabric to put it in. It is looked for along the RUNPATH of whoever has this code.
+ * tools find libfabric to put it in. It lies beside the extension.
  */
 #ifndef FABRIC_LAZY_PRIV_H
 #define FABRIC_LAZY_PRIV_H

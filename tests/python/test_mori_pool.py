@@ -122,10 +122,10 @@ def test_each_field_becomes_its_option(client_of, fields, options):
 
 
 @pytest.mark.parametrize("host,node_address,taken", [
-    ("127.0.0.1", "10.9.9.9", "127.0.0.1"), ("0.0.0.0", "127.0.0.1:7000", "127.0.0.1"),
-    ("", "[::1]:80", "::1"), ("", "0.0.0.0", ""), ("node-7", "x", "node-7"),
+    ("127.0.0.1", "10.9.9.9", "10.9.9.9"), ("0.0.0.0", "127.0.0.1:7000", "127.0.0.1"),
+    ("", "[::1]:80", "::1"), ("", "0.0.0.0", ""), ("node-7", "0.0.0.0:5", "node-7"),
 ])
-def test_the_address_is_the_engines_and_else_the_nodes(host, node_address, taken):
+def test_the_address_is_the_nodes_and_else_the_engines(host, node_address, taken):
     config = config_of("m:1", "n")
     config.distributed.io_engine.host = host
     config.distributed.master_config.node_address = node_address

@@ -165,9 +165,10 @@ def host_of(address):
 
 def _pool_options(distributed):
     master, engine = distributed.master_config, distributed.io_engine
-    host = host_of(engine.host)
+    # The published recipes leave the engine's host at 127.0.0.1 and name the node's address.
+    host = host_of(master.node_address)
     if host in _ANY_ADDRESS:
-        host = host_of(master.node_address)
+        host = host_of(engine.host)
     tags = []
     for tag in master.tags:
         if "," in tag or not tag.strip():
