@@ -288,15 +288,18 @@ bool test_member_wanted(int argc, char **argv)
     return argc >= 2 && strcmp(argv[1], "--member") == 0;
 }
 
+static FILE
+    *answers; /* what was standard output; that goes to standard error, for helpers that print */
+
 static void say(const char *format, ...) __attribute__((format(printf, 1, 2)));
 static void say(const char *format, ...)
 {
     va_list arguments;
     va_start(arguments, format);
-    vprintf(format, arguments);
+    vfprintf(answers, format, arguments);
     va_end(arguments);
-    putchar('\n');
-    fflush(stdout);
+    fputc('\n', answers);
+    fflush(answers);
 }
 
 static bool find_stat(struct umbp_client *client, const char *name, uint64_t *value_out)
@@ -400,7 +403,10 @@ int test_member_main(int argc, char **argv)
     char line[512];
     char error[256] = "";
 
-    if (umbp_config_create(&config) != UMBP_OK) {
+    int fd = dup(STDOUT_FILENO);
+    answers = fd < 0 ? NULL : fdopen(fd, "w");
+    if (answers == NULL || dup2(STDERR_FILENO, STDOUT_FILENO) < 0 ||
+        umbp_config_create(&config) != UMBP_OK) {
         return 4;
     }
     for (int i = 2; i + 1 < argc; i += 2) {
@@ -426,5 +432,6 @@ int test_member_main(int argc, char **argv)
     }
     status = umbp_client_close(self.client, 0);
     umbp_client_destroy(self.client);
+    fclose(answers);
     return status == UMBP_OK ? 0 : 8;
 }
