@@ -138,6 +138,21 @@ def test_the_address_is_the_nodes_and_else_the_engines(host, node_address, taken
     assert dict(mori.cpp._client._mapping.options_of(config))["pool.port"] == "7000"
 
 
+@pytest.mark.parametrize("fields,backing", [
+    ({}, "shared"), ({"use_hugepages": True}, "shared_huge_pages"),
+    ({"use_shared_memory": False}, "anonymous"), ({"use_shared_memory": True}, "shared"),
+])
+def test_a_nodes_memory_is_shared_unless_that_was_refused(fields, backing):
+    config = config_of("m:1", "n")
+    for name, value in fields.items():
+        setattr(config.dram, name, value)
+    assert dict(mori.cpp._client._mapping.options_of(config))["dram.backing"] == backing
+    config.distributed = None
+    expected = "anonymous" if not config.dram.use_shared_memory else "shared"
+    if not config.dram.use_hugepages:
+        assert dict(mori.cpp._client._mapping.options_of(config))["dram.backing"] == expected
+
+
 def test_a_leader_role_does_not_count_in_the_pool(master, tmp_path):
     config = config_of(master.address, "leader")
     config.role = mori.umbp.UMBPRole.SharedSSDFollower

@@ -106,13 +106,15 @@ def _watermarks(struct, prefix):
     ]
 
 
-def _dram_options(dram):
+def _dram_options(dram, in_pool):
+    # Neighbours on the host read a node of the pool fastest where they can map its memory.
+    shared = dram.use_shared_memory or (in_pool and not dram._is_touched("use_shared_memory"))
     kind = {
         (False, False): "anonymous",
         (False, True): "huge_pages",
         (True, False): "shared",
         (True, True): "shared_huge_pages",
-    }[dram.use_shared_memory, dram.use_hugepages]
+    }[shared, dram.use_hugepages]
     return [
         ("dram.bytes", str(_clamp("dram.capacity_bytes", dram.capacity_bytes, _DRAM_LEAST, 1 << 46))),
         ("dram.backing", kind),
@@ -206,7 +208,7 @@ def options_of(config):
         _log.warning("eviction.policy is %r, which is none; lru is used", policy)
         policy = "lru"
     copy = config.copy_pipeline
-    options = _dram_options(config.dram)
+    options = _dram_options(config.dram, config.distributed is not None)
     if config.ssd.enabled:
         options += _ssd_options(config.ssd)
         options.append(
