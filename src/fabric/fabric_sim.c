@@ -138,7 +138,7 @@ void sim_event_cross(struct fabric_sim *sim, struct sim_event *event, struct sim
     uint64_t at_ns =
         sim->now_ns + sim_draw(sim, sim->options.delay_min_ns, sim->options.delay_max_ns);
     event->to = to;
-    if (in_order) {
+    if (in_order || !to->is_up) { /* nothing overtakes the connection's beginning */
         at_ns = u64_max(at_ns, to->last_ns);
         to->last_ns = at_ns;
     }

@@ -158,7 +158,8 @@ static bool runs_extend(struct pool_request *request, uintptr_t from, uintptr_t 
     if (run && run->memory && run->memory->from <= from && to <= run->memory->to) {
         return true;
     }
-    if (run && !run->memory && from >= run->from && from <= run->to) {
+    if (run && !run->memory && from <= run->to && to >= run->from) {
+        run->from = from < run->from ? from : run->from;
         run->to = to > run->to ? to : run->to;
         return true;
     }

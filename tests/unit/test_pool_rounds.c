@@ -21,6 +21,7 @@ static struct store *open_store(void)
 /* A master, `nodes` processes with stores on hosts of their own, and after them clients. */
 static void begin(struct cluster *cluster, unsigned nodes, const struct node_options *wishes)
 {
+    const struct pool_options patient = {.op_timeout_ms = 100000};
     char name[16];
     memset(cluster, 0, sizeof(*cluster));
     rig_begin(&cluster->world, test_seed());
@@ -28,7 +29,7 @@ static void begin(struct cluster *cluster, unsigned nodes, const struct node_opt
     for (unsigned i = 0; i < PROCESSES; i++) {
         snprintf(name, sizeof(name), "p%u", i);
         rig_process_open(&cluster->world, &cluster->processes[i], name, i,
-                         i < nodes ? open_store() : NULL, wishes, NULL);
+                         i < nodes ? open_store() : NULL, wishes, &patient);
     }
     rig_advance(&cluster->world, 1000);
 }
@@ -142,11 +143,78 @@ static void what_left_the_own_store_is_read_from_the_others(void **state)
     end(&cluster);
 }
 
+/* `count` values of `ranges` ranges of `bytes` each, under keys of `key_bytes`, go to another
+ * process and come back; then they are removed. */
+static void round_trip(unsigned count, unsigned ranges, uint64_t bytes, size_t key_bytes)
+{
+    struct cluster cluster;
+    uint64_t value = ranges * bytes;
+    char *texts = malloc(count * key_bytes);
+    uint8_t *data = malloc(count * value);
+    struct umbp_key *keys = calloc(count, sizeof(*keys));
+    struct umbp_range *rows = calloc((size_t)count * ranges, sizeof(*rows));
+    struct umbp_range_item *items = calloc(count, sizeof(*items));
+    enum umbp_status *statuses = calloc(count, sizeof(*statuses));
+    uint8_t *found = calloc(count, 1);
+
+    begin(&cluster, 1, NULL);
+    for (unsigned i = 0; i < count; i++) {
+        char *text = texts + i * key_bytes;
+        memset(text, 'k', key_bytes);
+        memcpy(text, &i, sizeof(i));
+        keys[i] = (struct umbp_key){text, key_bytes};
+        test_fill(data + i * value, value, i);
+        for (unsigned r = 0; r < ranges; r++) { /* the last one first */
+            uint64_t offset = (ranges - 1 - r) * bytes;
+            rows[i * ranges + r] = (struct umbp_range){data + i * value + offset, bytes, offset};
+        }
+        items[i] = (struct umbp_range_item){.key = keys[i],
+                                            .ranges = rows + (size_t)i * ranges,
+                                            .range_count = ranges,
+                                            .object_bytes = value};
+    }
+    struct pool *pool = cluster.processes[3].pool;
+    assert_ok(pool_batch_put_ranges(pool, items, count, statuses));
+    for (unsigned i = 0; i < count; i++) {
+        assert_int_equal(statuses[i], UMBP_OK);
+    }
+    memset(data, 0, count * value);
+    assert_ok(pool_batch_get_ranges(pool, items, count, statuses));
+    for (unsigned i = 0; i < count; i++) {
+        assert_int_equal(statuses[i], UMBP_OK);
+        assert_true(test_check_fill(data + i * value, value, i));
+    }
+    assert_ok(pool_batch_exists(pool, keys, count, found));
+    assert_null(memchr(found, 0, count));
+    assert_ok(pool_batch_remove(pool, keys, count, statuses));
+    for (unsigned i = 0; i < count; i++) {
+        assert_int_equal(statuses[i], UMBP_OK);
+    }
+    end(&cluster);
+    free(texts);
+    free(data);
+    free(keys);
+    free(rows);
+    free(items);
+    free(statuses);
+    free(found);
+}
+
+static void long_keys_and_many_ranges_go_through(void **state)
+{
+    (void)state;
+    round_trip(1100, 1, 900, 1024);
+    round_trip(200, 300, 40, 20);
+    round_trip(3, UMBP_RANGES_MAX, 8, 20);
+    round_trip(100, 2000, 8, 20);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(a_removal_reaches_every_holder),
         cmocka_unit_test(a_busy_node_is_asked_again_and_not_counted_as_a_miss),
+        cmocka_unit_test(long_keys_and_many_ranges_go_through),
         cmocka_unit_test(what_left_the_own_store_is_read_from_the_others),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
