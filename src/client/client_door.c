@@ -181,6 +181,26 @@ static void local_address(int fd, char *local_out, size_t local_bytes)
     }
 }
 
+/* The same when the other side does not answer: what the routes say. Nothing is sent. */
+static void route_address(const struct asked *asked, char *local_out, size_t local_bytes)
+{
+    struct addrinfo hints = {.ai_socktype = SOCK_DGRAM, .ai_flags = AI_ADDRCONFIG};
+    struct addrinfo *found = NULL;
+    if (getaddrinfo(asked->host, asked->port, &hints, &found) != 0) {
+        return;
+    }
+    for (struct addrinfo *at = found; at && !local_out[0]; at = at->ai_next) {
+        int fd = socket(at->ai_family, SOCK_DGRAM | SOCK_CLOEXEC, 0);
+        if (fd >= 0 && connect(fd, at->ai_addr, at->ai_addrlen) == 0) {
+            local_address(fd, local_out, local_bytes);
+        }
+        if (fd >= 0) {
+            close(fd);
+        }
+    }
+    freeaddrinfo(found);
+}
+
 static enum umbp_status judge(const struct asked *asked, const struct proto_signpost *signpost,
                               const char *cluster, uint64_t seed)
 {
@@ -238,6 +258,7 @@ enum umbp_status client_find_door(const char *address, const char *cluster, uint
     }
     int fd = dial(&asked);
     if (fd < 0) {
+        route_address(&asked, local_out, local_bytes);
         guess(&asked, door_out, door_bytes);
         return UMBP_OK;
     }
