@@ -12,6 +12,7 @@ import weakref
 
 import umbp
 from umbp import Status
+import umbp_support
 from umbp_support import Case, client, ssd_folder, wait_until
 
 
@@ -311,6 +312,9 @@ class Signals(Case):
 
 
 class Forks(Case):
+    def setUp(self):
+        umbp_support.or_skip_forks()
+
     def in_child(self, code):
         """Run `code(...)` in a forked child; its exit status, with a deadline."""
         with warnings.catch_warnings():

@@ -201,6 +201,7 @@ class Pool(umbp_support.Case):
         self.assertEqual(failures, [])
 
     def test_a_forked_child_is_refused_and_makes_a_client_of_its_own(self):
+        umbp_support.or_skip_forks()
         code = """
             import os, umbp
             options = {"scheme": "pool", "pool.masters": os.environ["TEST_MASTER"],
