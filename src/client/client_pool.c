@@ -505,15 +505,17 @@ static enum umbp_status pool_client_stats(void *context, struct umbp_stat_value 
     if ((capacity && !values_out) || !count_out) {
         return UMBP_INVALID_VALUE;
     }
-    pool_stats(pool_of(self), values_out, capacity, &count);
+    struct umbp_stat_value none[1];
+    struct umbp_stat_value *at = capacity ? values_out : none; /* arithmetic on NULL is none */
+    pool_stats(pool_of(self), at, capacity, &count);
     if (self->node) {
         size_t used = size_min(count, capacity);
-        node_stats(self->node, values_out + used, capacity - used, &part);
+        node_stats(self->node, at + used, capacity - used, &part);
         count += part;
     }
     if (self->store) {
         size_t used = size_min(count, capacity);
-        status = store_stats(self->store, values_out + used, capacity - used, &part);
+        status = store_stats(self->store, at + used, capacity - used, &part);
         count += part;
     }
     if (status == UMBP_OK) {
