@@ -236,8 +236,9 @@ MUST_USE enum umbp_status bench_raw_create(const char *path, uint64_t bytes,
 void bench_raw_destroy(struct bench_raw *raw); /* takes NULL; removes the file */
 /* Into a file made anew and set aside (fallocate) before the time is taken. */
 MUST_USE enum umbp_status bench_raw_write(struct bench_raw *raw, uint64_t *ns_out);
-/* What was written last. */
-MUST_USE enum umbp_status bench_raw_read(struct bench_raw *raw, uint64_t *ns_out);
+/* Reads the files of `directory` (of a store, so that both read the same places of the disk). */
+MUST_USE enum umbp_status bench_raw_read(struct bench_raw *raw, const char *directory,
+                                         uint64_t *bytes_out, uint64_t *ns_out);
 
 /* --------------------------------------------------------------------- bench_store.c ------ */
 

@@ -82,14 +82,15 @@ static bool write_set(struct ssd_run *run, size_t bytes, uint64_t *ns_out)
 
 static bool sample_raw(struct ssd_run *run, bool is_write, struct bench_limit *limit)
 {
+    uint64_t bytes = run->set_bytes;
     uint64_t ns = 0;
     if (run->raw == NULL) {
         return true;
     }
     bench_settle(run->bench);
-    enum umbp_status status =
-        is_write ? bench_raw_write(run->raw, &ns) : bench_raw_read(run->raw, &ns);
-    bench_series_add(&limit->series, bench_gbps(run->set_bytes, ns));
+    enum umbp_status status = is_write ? bench_raw_write(run->raw, &ns)
+                                       : bench_raw_read(run->raw, run->directory, &bytes, &ns);
+    bench_series_add(&limit->series, bench_gbps(bytes, ns));
     return bench_check(run->bench, "raw I/O", status, NULL, 0);
 }
 
