@@ -261,13 +261,14 @@ class Signals(Case):
         with ssd_folder() as folder:
             self.run_well(self.COMMON + f"""
             client = umbp.Client({{"dram.bytes": "128MiB", "ssd.dir": {folder!r},
-                                   "ssd.bytes": "1GiB", "dram.prefault": False}})
+                                   "ssd.bytes": "1GiB", "dram.prefault": False,
+                                   "copy.mode": "on_evict"}})  # all is left to the flush
             left = 0
             for attempt in range(20):
                 client.batch_put([f"{{attempt}}-{{i}}" for i in range(32)],
                                  [bytes([i]) * (1 << 20) for i in range(32)])
                 try:
-                    signal.setitimer(signal.ITIMER_REAL, 0.005)
+                    signal.setitimer(signal.ITIMER_REAL, 0.001 + 0.001 * attempt)
                     client.flush()
                     time.sleep(1)
                 except Stop:
@@ -285,12 +286,13 @@ class Signals(Case):
             self.run_well(self.COMMON + f"""
             left = 0
             for attempt in range(20):
-                client = umbp.Client({{"dram.bytes": "128MiB", "ssd.dir": {folder!r} + str(attempt),
-                                       "ssd.bytes": "256MiB", "dram.prefault": False}})
-                client.batch_put([str(i) for i in range(60)],
-                                 [bytes([i]) * (1 << 20) for i in range(60)])
+                client = umbp.Client({{"dram.bytes": "512MiB", "ssd.dir": {folder!r} + str(attempt),
+                                       "ssd.bytes": "2GiB", "dram.prefault": False,
+                                       "copy.mode": "on_evict"}})  # all is left to the flush
+                client.batch_put([str(i) for i in range(240)],
+                                 [bytes([i]) * (1 << 20) for i in range(240)])
                 try:
-                    signal.setitimer(signal.ITIMER_REAL, 0.005)
+                    signal.setitimer(signal.ITIMER_REAL, 0.001 + 0.001 * attempt)
                     client.close()
                     time.sleep(1)
                 except Stop:
@@ -303,7 +305,7 @@ class Signals(Case):
                     client.close()
                     # The second waited for the first: nobody has the directory.
                     with umbp.Client(client.config) as again:
-                        assert again.batch_exists_consecutive([str(i) for i in range(60)]) == 60
+                        assert again.batch_exists_consecutive([str(i) for i in range(240)]) == 240
                 assert client.closed
                 if left:
                     break
