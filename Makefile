@@ -4,17 +4,20 @@ BUILD ?= build
 MESON_OPTIONS ?=
 TRACE := ../shared/data/conversation_trace.jsonl
 
-.PHONY: all test run install clean format lint
+.PHONY: all deps test run install clean format lint
 
 all:
 	@scripts/build $(BUILD) $(MESON_OPTIONS)
 
-test:
+deps:
 	@scripts/install-deps
+
+test: deps
 	@scripts/build $(BUILD) $(MESON_OPTIONS)
 	@scripts/run-tests $(BUILD) --counts $(BUILD)/test-counts
 
-run: all
+run: deps
+	@scripts/build $(BUILD) $(MESON_OPTIONS)
 	$(BUILD)/umbp replay $(if $(wildcard $(TRACE)),--trace $(TRACE))
 	@if [ -x $(BUILD)/umbp_master ]; then \
 	    echo $(BUILD)/umbp demo cluster $(if $(wildcard $(TRACE)),--trace $(TRACE)); \
