@@ -107,6 +107,7 @@ struct bench_suite {
     const char *name;
     const struct bench_kind *kinds;
     size_t count;
+    bool needs_crew; /* else no thread runs, and its benches may fork */
 };
 extern const struct bench_suite bench_suite_local;
 #ifdef UMBP_HAVE_FABRIC
@@ -128,7 +129,7 @@ struct bench {
     uint64_t slice_bytes;                  /* of one sample, unless a batch is more */
     uint64_t ssd_bytes;                    /* 0: no benches of the SSD */
     char directory[BENCH_PATH_BYTES - 64]; /* the temporary one; "": not made yet */
-    struct bench_crew *crew;
+    struct bench_crew *crew;               /* NULL: the suite needs none */
     struct bench_arena user; /* what an engine would own: set_bytes; made when first asked for */
     struct bench_arena pool; /* stands for the tier in raw copies; likewise */
     struct bench_row rows[BENCH_ROWS_MAX];

@@ -23,13 +23,9 @@ static const struct bench_kind local_kinds[] = {
     {"ssd", "SSD writes and reads against raw direct io_uring, and what checksums cost", bench_ssd},
     {"latency", "slowest puts while values are evicted and copied, against without", bench_latency},
     {"restart", "time until a client has a million SSD records again", bench_restart},
-#ifdef UMBP_HAVE_FABRIC
-    {"fabric", "between processes: calls and transfers against sockets, libfabric, shared memory",
-     bench_fabric},
-#endif
 };
 
-const struct bench_suite bench_suite_local = {"local", local_kinds, ARRAY_COUNT(local_kinds)};
+const struct bench_suite bench_suite_local = {"local", local_kinds, ARRAY_COUNT(local_kinds), true};
 
 /* Signal handlers have no other way to speak. */
 static volatile sig_atomic_t stop_signal;
@@ -108,13 +104,14 @@ static bool get_size(const struct umbp_config *config, const char *option, uint6
            units_parse_bytes(text, bytes_out);
 }
 
-static enum tool_exit bench_init(struct bench *bench, const struct tool_args *args,
-                                 const struct bench_options *options)
+static enum tool_exit bench_init(struct bench *bench, const struct bench_suite *suite,
+                                 const struct tool_args *args, const struct bench_options *options)
 {
     struct store_options store;
     char enabled[16] = "";
 
-    *bench = (struct bench){.args = args, .options = *options, .stop = &stop_signal};
+    *bench =
+        (struct bench){.suite = suite, .args = args, .options = *options, .stop = &stop_signal};
     if (!get_size(args->config, "dram.bytes", &bench->dram_bytes) ||
         !get_size(args->config, "ssd.bytes", &bench->ssd_bytes) ||
         umbp_config_get(args->config, "ssd.enabled", enabled, sizeof enabled) != UMBP_OK) {
@@ -143,7 +140,8 @@ static enum tool_exit bench_init(struct bench *bench, const struct tool_args *ar
     rng_init(&bench->rng, options->seed);
     tool_progress_init(&bench->progress);
     /* the threads bench needs two */
-    if (bench_crew_create(bench->threads < 2 ? 2 : bench->threads, &bench->crew) != UMBP_OK) {
+    if (bench->suite->needs_crew &&
+        bench_crew_create(bench->threads < 2 ? 2 : bench->threads, &bench->crew) != UMBP_OK) {
         return tool_fail(args->tool, TOOL_FAILED, "could not start threads");
     }
     return TOOL_OK;
@@ -211,9 +209,8 @@ enum tool_exit bench_run(const struct tool_args *args, const struct bench_suite 
     }
     enum tool_exit code = choose(args, suite, options->only, is_chosen);
     if (code == TOOL_OK) {
-        code = bench_init(bench, args, options);
+        code = bench_init(bench, suite, args, options);
         if (code == TOOL_OK) {
-            bench->suite = suite;
             code = run_chosen(bench, suite, is_chosen);
         }
         bench_fini(bench);

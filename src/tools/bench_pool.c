@@ -324,6 +324,9 @@ static bool bench_visible(struct bench *bench)
 /* ---------------------------------------------------------------------------- suite ------ */
 
 static const struct bench_kind kinds[] = {
+    /* First: it forks, and the others' clients have threads. */
+    {"fabric", "the endpoint alone: calls and transfers against sockets, libfabric, shared memory",
+     bench_fabric},
     {"master", "the block index in this process: routes, events, memory", pool_bench_master},
     {"host", "batches of 128 from and to another process, by the host's memory", bench_host},
     {"tcp", "the same by TCP only, against a raw socket's stream", bench_tcp},
@@ -335,4 +338,4 @@ static const struct bench_kind kinds[] = {
      pool_bench_restart},
 };
 
-const struct bench_suite bench_suite_pool = {"pool", kinds, ARRAY_COUNT(kinds)};
+const struct bench_suite bench_suite_pool = {"pool", kinds, ARRAY_COUNT(kinds), false};
