@@ -114,44 +114,6 @@ def hit_counts(native, hashes):
     return entries
 
 
-class UMBPExternalKvMatch(Struct):
-    """What one node holds of the hashes that were asked for."""
-
-    __slots__ = ()
-    node_id = Text("")
-    peer_address = Text("")
-    hashes_by_tier = Mapping()
-
-    def matched_hash_count(self):
-        """How many distinct ones; one that is in two tiers counts once."""
-        return len({h for hashes in self._values["hashes_by_tier"].values() for h in hashes})
-
-    def __repr__(self):
-        return "<%s node_id='%s' matched=%d>" % (
-            type(self).__name__,
-            self.node_id,
-            self.matched_hash_count(),
-        )
-
-
-class UMBPExternalKvNodeMatch(UMBPExternalKvMatch):
-    """The same, from UMBPMasterClient."""
-
-    __slots__ = ()
-
-
-class UMBPExternalKvHitCountEntry(Struct):
-    __slots__ = ()
-    hash = Text("")
-    hit_count_total = Count(0)
-
-    def __repr__(self):
-        return "<UMBPExternalKvHitCountEntry hash='%s' hit_count_total=%d>" % (
-            self.hash,
-            self.hit_count_total,
-        )
-
-
 class UMBPMasterClient:
     """A client of the master alone; every failure is a RuntimeError.
 
