@@ -95,6 +95,8 @@ PyAPI_FUNC(const char *) PyUnicode_AsUTF8AndSize(PyObject *text, Py_ssize_t *byt
 PyObject *native_raise(enum umbp_status status, const char *format, ...);
 /* "what: text of the status". */
 PyObject *native_raise_status(enum umbp_status status, const char *what);
+/* "what 'key': text of the status". */
+PyObject *native_raise_of_key(enum umbp_status status, const char *what, PyObject *key);
 /* A new reference to the Status member. */
 PyObject *native_status(enum umbp_status status);
 /* A list of Status members, from `count` statuses. */
@@ -119,6 +121,9 @@ void native_timing_end(void);
         }                                                                                          \
         Py_END_ALLOW_THREADS;                                                                      \
     } while (0)
+
+/* The names of a call's arguments, for PyArg_ParseTupleAndKeywords. */
+#define NATIVE_KEYWORDS(name, ...) static char *name[] = {__VA_ARGS__, NULL}
 
 /* ---- arguments (native_args.c). Functions that return int: 0, or -1 with an exception set. --- */
 
@@ -226,11 +231,22 @@ void native_client_leave(PyObject *self);
 
 /* ---- making of types ---- */
 
+/* Into the module; made the first time, and the same when it is imported anew (native_module.c). */
+int native_type_add(PyObject *module, const char *name, PyType_Spec *spec, PyTypeObject **type);
 int native_config_add(PyObject *module);
 int native_client_add(PyObject *module);
 int native_host_add(PyObject *module);
 
 /* Methods in files of their own. */
+PyObject *native_value_put(PyObject *self, PyObject *args, PyObject *named);
+PyObject *native_value_get(PyObject *self, PyObject *args, PyObject *named);
+PyObject *native_value_exists(PyObject *self, PyObject *key);
+PyObject *native_value_remove(PyObject *self, PyObject *key);
+/* 1, 0, or -1 with an exception. */
+int native_value_contains(PyObject *self, PyObject *key);
+PyObject *native_held_stat(PyObject *self, PyObject *key);
+PyObject *native_held_list(PyObject *self, PyObject *args, PyObject *named);
+PyObject *native_held_stats(PyObject *self, PyObject *unused);
 PyObject *native_batch_put(PyObject *self, PyObject *args, PyObject *named);
 PyObject *native_batch_get(PyObject *self, PyObject *args, PyObject *named);
 PyObject *native_batch_exists(PyObject *self, PyObject *keys);

@@ -126,7 +126,7 @@ static PyObject *batch_result(const struct batch *batch, enum umbp_status status
 
 PyObject *native_batch_put(PyObject *self, PyObject *args, PyObject *named)
 {
-    static char *names[] = {"keys", "data", "sizes", "depths", NULL};
+    NATIVE_KEYWORDS(names, "keys", "data", "sizes", "depths");
     PyObject *keys;
     PyObject *data;
     PyObject *sizes = Py_None;
@@ -171,7 +171,7 @@ end:
 
 PyObject *native_batch_get(PyObject *self, PyObject *args, PyObject *named)
 {
-    static char *names[] = {"keys", "into", "sizes", NULL};
+    NATIVE_KEYWORDS(names, "keys", "into", "sizes");
     PyObject *keys;
     PyObject *into;
     PyObject *sizes = Py_None;

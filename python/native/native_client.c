@@ -1,15 +1,14 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* Client: its life, single values, upkeep. Batches are in native_batch.c and native_ranges.c. */
+/*
+ * Client: its life, upkeep and properties, the memory that is registered with it, and its type.
+ * Values are in native_value.c, native_batch.c and native_ranges.c.
+ */
 #include "native.h"
 
 #include <string.h>
 #include <unistd.h>
 
 #define ERROR_BYTES 512
-#define STATS_ON_STACK 128
-#define GET_TRIES 8
-
-#define KEYWORDS(name, ...) static char *name[] = {__VA_ARGS__, NULL}
 
 static struct native_client *client_of(PyObject *self) { return (struct native_client *)self; }
 
@@ -78,7 +77,7 @@ static const struct native_job_ops making_ops = {making_run, making_abandon, mak
 
 static int client_init(PyObject *self, PyObject *args, PyObject *named)
 {
-    KEYWORDS(names, "config");
+    NATIVE_KEYWORDS(names, "config");
     struct native_client *client = client_of(self);
     PyObject *config;
     if (!PyArg_ParseTupleAndKeywords(args, named, "O:Client", names, &config)) {
@@ -243,7 +242,7 @@ static PyObject *upkeep_call(PyObject *self, enum upkeep_kind kind, uint32_t tim
 
 static PyObject *client_flush(PyObject *self, PyObject *args, PyObject *named)
 {
-    KEYWORDS(names, "timeout");
+    NATIVE_KEYWORDS(names, "timeout");
     PyObject *seconds = NULL;
     uint32_t timeout_ms;
     if (!PyArg_ParseTupleAndKeywords(args, named, "|O:flush", names, &seconds) ||
@@ -261,7 +260,7 @@ static PyObject *client_clear(PyObject *self, PyObject *unused)
 
 static PyObject *client_close(PyObject *self, PyObject *args, PyObject *named)
 {
-    KEYWORDS(names, "timeout");
+    NATIVE_KEYWORDS(names, "timeout");
     struct native_client *client = client_of(self);
     PyObject *seconds = NULL;
     uint32_t timeout_ms;
@@ -285,349 +284,6 @@ static PyObject *client_close(PyObject *self, PyObject *args, PyObject *named)
         return native_raise_status(status, "close");
     }
     Py_RETURN_NONE;
-}
-
-/* ---- single values ---- */
-
-static PyObject *raise_of_key(enum umbp_status status, const char *what, PyObject *key)
-{
-    return native_raise(status, "%s %R: %s", what, key, umbp_status_text(status));
-}
-
-static PyObject *client_put(PyObject *self, PyObject *args, PyObject *named)
-{
-    KEYWORDS(names, "key", "data", "depth");
-    PyObject *key_object;
-    PyObject *data;
-    PyObject *depth_object = Py_None;
-    uint32_t depth = UMBP_DEPTH_NONE;
-    struct umbp_key key;
-    struct native_memory memory;
-    enum umbp_status status = UMBP_OK;
-    if (!PyArg_ParseTupleAndKeywords(args, named, "OO|O:put", names, &key_object, &data,
-                                     &depth_object) ||
-        native_key(key_object, -1, &key) != 0) {
-        return NULL;
-    }
-    if (depth_object != Py_None) {
-        struct native_ints ints;
-        if (native_ints_open(&ints, depth_object, "depth", -1) != 0) {
-            return NULL;
-        }
-        int failed = native_ints_expect(&ints, 1, "put") != 0 ||
-                     native_ints_fill_u32(&ints, 1, &depth, sizeof(depth)) != 0;
-        native_ints_close(&ints);
-        if (failed) {
-            return NULL;
-        }
-    }
-    if (native_memory_open(data, false, "data", -1, &memory) != 0) {
-        return NULL;
-    }
-    struct umbp_client *client = native_client_enter(self);
-    if (client) {
-        NATIVE_CALL(status = umbp_put(client, key, memory.data, memory.bytes, depth));
-        native_client_leave(self);
-    }
-    native_memory_close(&memory);
-    if (!client) {
-        return NULL;
-    }
-    if (!umbp_status_is_success(status)) {
-        return raise_of_key(status, "put", key_object);
-    }
-    return PyBool_FromLong(status == UMBP_OK);
-}
-
-static PyObject *get_into(PyObject *self, PyObject *key_object, struct umbp_key key, PyObject *into)
-{
-    struct native_memory memory;
-    enum umbp_status status = UMBP_OK;
-    if (native_memory_open(into, true, "into", -1, &memory) != 0) {
-        return NULL;
-    }
-    struct umbp_client *client = native_client_enter(self);
-    if (client) {
-        NATIVE_CALL(status = umbp_get(client, key, memory.data, memory.bytes));
-        native_client_leave(self);
-    }
-    native_memory_close(&memory);
-    if (!client) {
-        return NULL;
-    }
-    if (status != UMBP_OK) {
-        return raise_of_key(status, "get", key_object);
-    }
-    return PyLong_FromUnsignedLongLong(memory.bytes);
-}
-
-/* The size is asked for first; between the two, a value may be replaced by one of another size. */
-static PyObject *get_bytes(PyObject *self, PyObject *key_object, struct umbp_key key)
-{
-    PyObject *value = NULL;
-    enum umbp_status status = UMBP_OK;
-    struct umbp_client *client = native_client_enter(self);
-    if (!client) {
-        return NULL;
-    }
-    for (unsigned i = 0; i < GET_TRIES; i++) {
-        struct umbp_entry_info info = {.struct_bytes = sizeof(info)};
-        NATIVE_CALL(status = umbp_stat(client, key, &info));
-        if (status != UMBP_OK) {
-            break;
-        }
-        value = PyBytes_FromStringAndSize(NULL, (Py_ssize_t)info.bytes);
-        if (!value) {
-            native_client_leave(self);
-            return NULL;
-        }
-        char *data = PyBytes_AsString(value);
-        NATIVE_CALL(status = umbp_get(client, key, data, info.bytes));
-        if (status != UMBP_SIZE_MISMATCH) {
-            break;
-        }
-        Py_CLEAR(value);
-    }
-    native_client_leave(self);
-    if (status != UMBP_OK) {
-        Py_XDECREF(value);
-        return raise_of_key(status, "get", key_object);
-    }
-    return value;
-}
-
-static PyObject *client_get(PyObject *self, PyObject *args, PyObject *named)
-{
-    KEYWORDS(names, "key", "into");
-    PyObject *key_object;
-    PyObject *into = Py_None;
-    struct umbp_key key;
-    if (!PyArg_ParseTupleAndKeywords(args, named, "O|O:get", names, &key_object, &into) ||
-        native_key(key_object, -1, &key) != 0) {
-        return NULL;
-    }
-    return into == Py_None ? get_bytes(self, key_object, key)
-                           : get_into(self, key_object, key, into);
-}
-
-/* 1, 0, or -1 with an exception. */
-static int contains(PyObject *self, PyObject *key_object)
-{
-    struct umbp_key key;
-    enum umbp_status status;
-    if (native_key(key_object, -1, &key) != 0) {
-        return -1;
-    }
-    struct umbp_client *client = native_client_enter(self);
-    if (!client) {
-        return -1;
-    }
-    NATIVE_CALL(status = umbp_exists(client, key));
-    native_client_leave(self);
-    if (status != UMBP_OK && status != UMBP_NOT_FOUND) {
-        (void)raise_of_key(status, "exists", key_object);
-        return -1;
-    }
-    return status == UMBP_OK;
-}
-
-static PyObject *client_exists(PyObject *self, PyObject *key)
-{
-    int found = contains(self, key);
-    return found < 0 ? NULL : PyBool_FromLong(found);
-}
-
-static PyObject *client_remove(PyObject *self, PyObject *key_object)
-{
-    struct umbp_key key;
-    enum umbp_status status;
-    if (native_key(key_object, -1, &key) != 0) {
-        return NULL;
-    }
-    struct umbp_client *client = native_client_enter(self);
-    if (!client) {
-        return NULL;
-    }
-    NATIVE_CALL(status = umbp_remove(client, key));
-    native_client_leave(self);
-    if (status != UMBP_OK && status != UMBP_NOT_FOUND) {
-        return raise_of_key(status, "remove", key_object);
-    }
-    return PyBool_FromLong(status == UMBP_OK);
-}
-
-/* ---- what is held ---- */
-
-static PyObject *entry(const struct umbp_entry_info *info)
-{
-    PyObject *depth = Py_None;
-    if (info->depth == UMBP_DEPTH_NONE) {
-        Py_INCREF(depth);
-    } else {
-        depth = PyLong_FromUnsignedLong(info->depth);
-    }
-    PyObject *key = PyBytes_FromStringAndSize(info->key.data, (Py_ssize_t)info->key.bytes);
-    if (!key || !depth) {
-        Py_XDECREF(key);
-        Py_XDECREF(depth);
-        return NULL;
-    }
-    return Py_BuildValue("(NKNIOO)", key, (unsigned long long)info->bytes, depth,
-                         (unsigned)info->pins, info->in_dram ? Py_True : Py_False,
-                         info->in_ssd ? Py_True : Py_False);
-}
-
-static PyObject *client_stat(PyObject *self, PyObject *key_object)
-{
-    struct umbp_key key;
-    struct umbp_entry_info info = {.struct_bytes = sizeof(info)};
-    enum umbp_status status;
-    if (native_key(key_object, -1, &key) != 0) {
-        return NULL;
-    }
-    struct umbp_client *client = native_client_enter(self);
-    if (!client) {
-        return NULL;
-    }
-    NATIVE_CALL(status = umbp_stat(client, key, &info));
-    native_client_leave(self);
-    if (status != UMBP_OK) {
-        return raise_of_key(status, "stat", key_object);
-    }
-    info.key = key;
-    return entry(&info);
-}
-
-/* Entries one behind the other: the structure, then its key. Offsets, since the memory moves. */
-struct listing {
-    char *memory;
-    size_t used;
-    size_t capacity;
-    size_t count;
-    size_t most; /* entries to stop at */
-    bool no_memory;
-};
-
-static bool listing_visit(void *context, const struct umbp_entry_info *info)
-{
-    struct listing *list = context;
-    size_t need = (sizeof(*info) + info->key.bytes + 7) & ~(size_t)7;
-    if (list->count == list->most) {
-        return false;
-    }
-    if (list->capacity - list->used < need) {
-        size_t capacity = list->capacity ? list->capacity * 2 : 65536;
-        char *memory = realloc(list->memory, capacity);
-        if (!memory) {
-            list->no_memory = true;
-            return false;
-        }
-        list->memory = memory;
-        list->capacity = capacity;
-    }
-    memcpy(list->memory + list->used, info, sizeof(*info));
-    memcpy(list->memory + list->used + sizeof(*info), info->key.data, info->key.bytes);
-    list->used += need;
-    list->count++;
-    return true;
-}
-
-static PyObject *listing_objects(const struct listing *list)
-{
-    PyObject *result = PyList_New((Py_ssize_t)list->count);
-    const char *at = list->memory;
-    for (size_t i = 0; result && i < list->count; i++) {
-        struct umbp_entry_info info;
-        memcpy(&info, at, sizeof(info));
-        info.key.data = at + sizeof(info);
-        PyObject *row = entry(&info);
-        if (!row || PyList_SetItem(result, (Py_ssize_t)i, row) != 0) {
-            Py_CLEAR(result);
-        }
-        at += (sizeof(info) + info.key.bytes + 7) & ~(size_t)7;
-    }
-    return result;
-}
-
-static PyObject *client_list(PyObject *self, PyObject *args, PyObject *named)
-{
-    KEYWORDS(names, "limit");
-    PyObject *limit = Py_None;
-    struct listing list = {.most = SIZE_MAX};
-    enum umbp_status status;
-    if (!PyArg_ParseTupleAndKeywords(args, named, "|O:list", names, &limit)) {
-        return NULL;
-    }
-    if (limit != Py_None) {
-        Py_ssize_t most = PyNumber_AsSsize_t(limit, PyExc_OverflowError);
-        if (most < 0) {
-            if (!PyErr_Occurred()) {
-                PyErr_SetString(PyExc_ValueError, "limit is negative");
-            }
-            return NULL;
-        }
-        list.most = (size_t)most;
-    }
-    struct umbp_client *client = native_client_enter(self);
-    if (!client) {
-        return NULL;
-    }
-    NATIVE_CALL(status = umbp_list(client, listing_visit, &list));
-    native_client_leave(self);
-    PyObject *result = NULL;
-    if (list.no_memory) {
-        (void)PyErr_NoMemory();
-    } else if (status != UMBP_OK) {
-        (void)native_raise_status(status, "list");
-    } else {
-        result = listing_objects(&list);
-    }
-    free(list.memory);
-    return result;
-}
-
-static PyObject *stats_dict(const struct umbp_stat_value *values, size_t count)
-{
-    PyObject *dict = PyDict_New();
-    for (size_t i = 0; dict && i < count; i++) {
-        PyObject *value = PyLong_FromUnsignedLongLong(values[i].value);
-        if (!value || PyDict_SetItemString(dict, values[i].name, value) != 0) {
-            Py_CLEAR(dict);
-        }
-        Py_XDECREF(value);
-    }
-    return dict;
-}
-
-static PyObject *client_stats(PyObject *self, PyObject *unused)
-{
-    struct umbp_stat_value some[STATS_ON_STACK];
-    struct umbp_stat_value *values = some;
-    size_t capacity = STATS_ON_STACK;
-    size_t count = 0;
-    enum umbp_status status;
-    (void)unused;
-    struct umbp_client *client = native_client_enter(self);
-    if (!client) {
-        return NULL;
-    }
-    NATIVE_CALL(status = umbp_stats(client, values, capacity, &count));
-    if (status == UMBP_OK && count > capacity) {
-        capacity = count;
-        values = PyMem_Malloc(capacity * sizeof(*values));
-        if (!values) {
-            native_client_leave(self);
-            return PyErr_NoMemory();
-        }
-        NATIVE_CALL(status = umbp_stats(client, values, capacity, &count));
-    }
-    native_client_leave(self);
-    PyObject *result = status == UMBP_OK ? stats_dict(values, count < capacity ? count : capacity)
-                                         : native_raise_status(status, "stats");
-    if (values != some) {
-        PyMem_Free(values);
-    }
-    return result;
 }
 
 /* ---- memory ---- */
@@ -714,16 +370,16 @@ static PyGetSetDef properties[] = {
 #define NAMED(function) (PyCFunction)(void (*)(void))(function), METH_VARARGS | METH_KEYWORDS
 
 static PyMethodDef methods[] = {
-    {"put", NAMED(client_put),
+    {"put", NAMED(native_value_put),
      "put($self, /, key, data, depth=None)\n--\n\n"
      "Store a value. True: stored. False: the key is there and keeps its first value."},
-    {"get", NAMED(client_get),
+    {"get", NAMED(native_value_get),
      "get($self, /, key, into=None)\n--\n\n"
      "The value as bytes; or, into a buffer of exactly its size, the number of its bytes.\n"
      "Raises NotFoundError, SizeMismatchError."},
-    {"exists", client_exists, METH_O,
+    {"exists", native_value_exists, METH_O,
      "exists($self, key, /)\n--\n\nWhether the key is held. Does not count as a use of it."},
-    {"remove", client_remove, METH_O,
+    {"remove", native_value_remove, METH_O,
      "remove($self, key, /)\n--\n\nForget the key. False if there was none."},
     {"batch_put", NAMED(native_batch_put),
      "batch_put($self, /, keys, data, sizes=None, depths=None)\n--\n\n"
@@ -754,9 +410,9 @@ static PyMethodDef methods[] = {
      "Make what was stored durable, within `timeout` seconds."},
     {"clear", client_clear, METH_NOARGS, "clear($self, /)\n--\n\nForget every key."},
     {"close", NAMED(client_close), "close($self, /, timeout=None)\n--\n\nEnd service. Idempotent."},
-    {"stat", client_stat, METH_O, NULL},
-    {"list", NAMED(client_list), NULL},
-    {"stats", client_stats, METH_NOARGS,
+    {"stat", native_held_stat, METH_O, NULL},
+    {"list", NAMED(native_held_list), NULL},
+    {"stats", native_held_stats, METH_NOARGS,
      "stats($self, /)\n--\n\nStatistics by name: counters and gauges."},
     {"register_memory", client_register, METH_VARARGS, NULL},
     {"deregister_memory", client_deregister, METH_VARARGS, NULL},
@@ -776,7 +432,7 @@ static PyType_Slot slots[] = {
     {Py_tp_dealloc, (void *)client_dealloc},
     {Py_tp_methods, methods},
     {Py_tp_getset, properties},
-    {Py_sq_contains, (void *)contains},
+    {Py_sq_contains, (void *)native_value_contains},
     {0, NULL},
 };
 
@@ -790,16 +446,5 @@ static PyType_Spec spec = {
 int native_client_add(PyObject *module)
 {
     static PyTypeObject *type;
-    if (!type) {
-        type = (PyTypeObject *)PyType_FromSpec(&spec);
-        if (!type) {
-            return -1;
-        }
-    }
-    Py_INCREF(type);
-    if (PyModule_AddObject(module, "Client", (PyObject *)type) != 0) {
-        Py_DECREF(type);
-        return -1;
-    }
-    return 0;
+    return native_type_add(module, "Client", &spec, &type);
 }

@@ -195,16 +195,5 @@ static PyType_Spec spec = {
 
 int native_config_add(PyObject *module)
 {
-    if (!native_config_type) {
-        native_config_type = (PyTypeObject *)PyType_FromSpec(&spec);
-        if (!native_config_type) {
-            return -1;
-        }
-    }
-    Py_INCREF(native_config_type);
-    if (PyModule_AddObject(module, "Config", (PyObject *)native_config_type) != 0) {
-        Py_DECREF(native_config_type);
-        return -1;
-    }
-    return 0;
+    return native_type_add(module, "Config", &spec, &native_config_type);
 }

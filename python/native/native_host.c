@@ -10,8 +10,6 @@
 
 #include <string.h>
 
-#define KEYWORDS(name, ...) static char *name[] = {__VA_ARGS__, NULL}
-
 struct native_host {
     PyObject_HEAD struct umbp_host_buffer *buffer; /* NULL: closed, or not made */
     struct umbp_host_buffer_info info;
@@ -49,7 +47,7 @@ static const struct native_job_ops making_ops = {making_run, making_abandon, mak
 
 static int host_options(PyObject *args, PyObject *named, struct umbp_host_buffer_options *options)
 {
-    KEYWORDS(names, "bytes", "backing", "numa_node", "prefault", "prefault_threads");
+    NATIVE_KEYWORDS(names, "bytes", "backing", "numa_node", "prefault", "prefault_threads");
     PyObject *bytes;
     const char *backing = backing_names[0];
     PyObject *node = Py_None;
@@ -284,16 +282,5 @@ static PyType_Spec spec = {
 int native_host_add(PyObject *module)
 {
     static PyTypeObject *type;
-    if (!type) {
-        type = (PyTypeObject *)PyType_FromSpec(&spec);
-        if (!type) {
-            return -1;
-        }
-    }
-    Py_INCREF(type);
-    if (PyModule_AddObject(module, "HostBuffer", (PyObject *)type) != 0) {
-        Py_DECREF(type);
-        return -1;
-    }
-    return 0;
+    return native_type_add(module, "HostBuffer", &spec, &type);
 }

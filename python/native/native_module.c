@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* The module: who may load it, the errors, the option table, the log level. */
+/* The module: who may load it, the errors, the option table, the log level; making types. */
 #include "native.h"
 
 #include <stdarg.h>
@@ -32,6 +32,11 @@ PyObject *native_raise(enum umbp_status status, const char *format, ...)
 PyObject *native_raise_status(enum umbp_status status, const char *what)
 {
     return native_raise(status, "%s: %s", what, umbp_status_text(status));
+}
+
+PyObject *native_raise_of_key(enum umbp_status status, const char *what, PyObject *key)
+{
+    return native_raise(status, "%s %R: %s", what, key, umbp_status_text(status));
 }
 
 PyObject *native_status(enum umbp_status status)
@@ -182,6 +187,24 @@ static PyMethodDef functions[] = {
     {"library_ns", native_bench_library_ns, METH_NOARGS, NULL},
     {NULL, NULL, 0, NULL},
 };
+
+/* ---- types ---- */
+
+int native_type_add(PyObject *module, const char *name, PyType_Spec *spec, PyTypeObject **type)
+{
+    if (!*type) {
+        *type = (PyTypeObject *)PyType_FromSpec(spec);
+        if (!*type) {
+            return -1;
+        }
+    }
+    Py_INCREF(*type);
+    if (PyModule_AddObject(module, name, (PyObject *)*type) != 0) {
+        Py_DECREF(*type);
+        return -1;
+    }
+    return 0;
+}
 
 /* ---- who may load it ---- */
 

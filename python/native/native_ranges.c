@@ -231,8 +231,8 @@ static PyObject *pieces_call(PyObject *self, const struct pieces *pieces, batch_
 
 PyObject *native_batch_put_ranges(PyObject *self, PyObject *args, PyObject *named)
 {
-    static char *names[] = {"keys",    "object_sizes", "pointers", "sizes",
-                            "offsets", "counts",       "depths",   NULL};
+    NATIVE_KEYWORDS(names, "keys", "object_sizes", "pointers", "sizes", "offsets", "counts",
+                    "depths");
     PyObject *keys;
     PyObject *object_sizes;
     PyObject *columns[COLUMNS];
@@ -258,7 +258,7 @@ PyObject *native_batch_put_ranges(PyObject *self, PyObject *args, PyObject *name
 
 PyObject *native_batch_get_ranges(PyObject *self, PyObject *args, PyObject *named)
 {
-    static char *names[] = {"keys", "pointers", "sizes", "offsets", "counts", "object_sizes", NULL};
+    NATIVE_KEYWORDS(names, "keys", "pointers", "sizes", "offsets", "counts", "object_sizes");
     PyObject *keys;
     PyObject *columns[COLUMNS];
     PyObject *counts = Py_None;
