@@ -101,6 +101,8 @@ PyObject *native_raise_of_key(enum umbp_status status, const char *what, PyObjec
 PyObject *native_status(enum umbp_status status);
 /* A list of Status members, from `count` statuses. */
 PyObject *native_status_list(const enum umbp_status *statuses, size_t count);
+/* A list of ints. */
+PyObject *native_int_list(const uint64_t *values, size_t count);
 
 /* ---- time spent in the library, for the benchmark (native_bench.c) ---- */
 
@@ -150,6 +152,17 @@ PyObject *native_tuple(PyObject *sequence, const char *name);
 PyObject *native_keys_open(PyObject *keys, size_t *count_out);
 /* Into the umbp_key at the beginning of each item. */
 int native_keys_fill(PyObject *tuple, size_t count, void *items, size_t item_bytes);
+
+/* The keys of a call that takes nothing else for each, as the library wants them. */
+struct native_key_list {
+    struct native_scratch scratch; /* also for what the call answers */
+    PyObject *tuple;               /* the keys as they were given */
+    size_t count;
+    struct umbp_key *keys;
+};
+/* -1: an exception, and nothing to close. */
+int native_key_list_open(struct native_key_list *list, PyObject *keys);
+void native_key_list_close(struct native_key_list *list);
 
 /* Unsigned integers: one for all, a sequence of ints, or a flat array of 4- or 8-byte ints. */
 struct native_ints {

@@ -176,6 +176,28 @@ int native_keys_fill(PyObject *tuple, size_t count, void *items, size_t item_byt
     return 0;
 }
 
+int native_key_list_open(struct native_key_list *list, PyObject *keys)
+{
+    native_scratch_init(&list->scratch);
+    list->tuple = native_keys_open(keys, &list->count);
+    if (!list->tuple) {
+        return -1;
+    }
+    list->keys = native_scratch_get(&list->scratch, list->count, sizeof(*list->keys));
+    if (!list->keys ||
+        native_keys_fill(list->tuple, list->count, list->keys, sizeof(*list->keys)) != 0) {
+        native_key_list_close(list);
+        return -1;
+    }
+    return 0;
+}
+
+void native_key_list_close(struct native_key_list *list)
+{
+    native_scratch_fini(&list->scratch);
+    Py_DECREF(list->tuple);
+}
+
 /* ---- integers ---- */
 
 static int int_refused(const struct native_ints *ints, Py_ssize_t index, const char *why)

@@ -215,61 +215,60 @@ static PyObject *bool_list(const uint8_t *found, size_t count)
 
 PyObject *native_batch_exists(PyObject *self, PyObject *keys)
 {
-    struct batch batch;
+    struct native_key_list list;
     PyObject *result = NULL;
-    if (batch_begin(&batch, keys) != 0) {
+    if (native_key_list_open(&list, keys) != 0) {
         return NULL;
     }
-    struct umbp_key *items = batch_items(&batch, sizeof(*items));
-    struct umbp_client *client = items ? native_client_enter(self) : NULL;
+    uint8_t *found = native_scratch_get(&list.scratch, list.count, sizeof(*found));
+    struct umbp_client *client = found ? native_client_enter(self) : NULL;
     if (client) {
         enum umbp_status status;
-        uint8_t *found = (uint8_t *)batch.statuses; /* larger than needed */
-        NATIVE_CALL(status = umbp_batch_exists(client, items, batch.count, found));
+        NATIVE_CALL(status = umbp_batch_exists(client, list.keys, list.count, found));
         native_client_leave(self);
-        result = status == UMBP_OK ? bool_list(found, batch.count)
+        result = status == UMBP_OK ? bool_list(found, list.count)
                                    : native_raise_status(status, "batch_exists");
     }
-    batch_end(&batch);
+    native_key_list_close(&list);
     return result;
 }
 
 PyObject *native_batch_exists_consecutive(PyObject *self, PyObject *keys)
 {
-    struct batch batch;
+    struct native_key_list list;
     PyObject *result = NULL;
-    if (batch_begin(&batch, keys) != 0) {
+    if (native_key_list_open(&list, keys) != 0) {
         return NULL;
     }
-    struct umbp_key *items = batch_items(&batch, sizeof(*items));
-    struct umbp_client *client = items ? native_client_enter(self) : NULL;
+    struct umbp_client *client = native_client_enter(self);
     if (client) {
         enum umbp_status status;
         size_t hits = 0;
-        NATIVE_CALL(status = umbp_batch_exists_consecutive(client, items, batch.count, &hits));
+        NATIVE_CALL(status = umbp_batch_exists_consecutive(client, list.keys, list.count, &hits));
         native_client_leave(self);
         result = status == UMBP_OK ? PyLong_FromSize_t(hits)
                                    : native_raise_status(status, "batch_exists_consecutive");
     }
-    batch_end(&batch);
+    native_key_list_close(&list);
     return result;
 }
 
 PyObject *native_batch_remove(PyObject *self, PyObject *keys)
 {
-    struct batch batch;
+    struct native_key_list list;
     PyObject *result = NULL;
-    if (batch_begin(&batch, keys) != 0) {
+    if (native_key_list_open(&list, keys) != 0) {
         return NULL;
     }
-    struct umbp_key *items = batch_items(&batch, sizeof(*items));
-    struct umbp_client *client = items ? native_client_enter(self) : NULL;
+    enum umbp_status *statuses = native_scratch_get(&list.scratch, list.count, sizeof(*statuses));
+    struct umbp_client *client = statuses ? native_client_enter(self) : NULL;
     if (client) {
         enum umbp_status status;
-        NATIVE_CALL(status = umbp_batch_remove(client, items, batch.count, batch.statuses));
+        NATIVE_CALL(status = umbp_batch_remove(client, list.keys, list.count, statuses));
         native_client_leave(self);
-        result = batch_result(&batch, status, "batch_remove");
+        result = status == UMBP_OK ? native_status_list(statuses, list.count)
+                                   : native_raise_status(status, "batch_remove");
     }
-    batch_end(&batch);
+    native_key_list_close(&list);
     return result;
 }

@@ -144,13 +144,7 @@ PyObject *native_bench_batch(PyObject *self, PyObject *args)
         (void)native_raise_status(status, op);
         goto end;
     }
-    result = PyList_New((Py_ssize_t)rounds);
-    for (unsigned i = 0; result && i < rounds; i++) {
-        PyObject *value = PyLong_FromUnsignedLongLong(spent[i]);
-        if (!value || PyList_SetItem(result, (Py_ssize_t)i, value) != 0) {
-            Py_CLEAR(result);
-        }
-    }
+    result = native_int_list(spent, rounds);
 end:
     PyMem_Free(bench.puts);
     PyMem_Free(bench.gets);

@@ -13,37 +13,24 @@ static PyObject *tell(PyObject *self, PyObject *args, const char *name, tell_fun
 {
     PyObject *hashes;
     int tier;
-    size_t count;
-    struct native_scratch scratch;
-    PyObject *result = NULL;
-    if (!PyArg_ParseTuple(args, "Oi", &hashes, &tier)) {
+    struct native_key_list list;
+    enum umbp_status status = UMBP_OK;
+    if (!PyArg_ParseTuple(args, "Oi", &hashes, &tier) || native_key_list_open(&list, hashes) != 0) {
         return NULL;
-    }
-    PyObject *tuple = native_keys_open(hashes, &count);
-    if (!tuple) {
-        return NULL;
-    }
-    native_scratch_init(&scratch);
-    struct umbp_key *keys = native_scratch_get(&scratch, count, sizeof(*keys));
-    if (!keys || native_keys_fill(tuple, count, keys, sizeof(*keys)) != 0) {
-        goto end;
     }
     struct umbp_client *client = native_client_enter(self);
     if (client) {
-        enum umbp_status status;
-        NATIVE_CALL(status = function(client, keys, count, (enum umbp_tier)tier));
+        NATIVE_CALL(status = function(client, list.keys, list.count, (enum umbp_tier)tier));
         native_client_leave(self);
-        if (status == UMBP_OK) {
-            Py_INCREF(Py_None);
-            result = Py_None;
-        } else {
-            (void)native_raise_status(status, name);
-        }
     }
-end:
-    native_scratch_fini(&scratch);
-    Py_DECREF(tuple);
-    return result;
+    native_key_list_close(&list);
+    if (!client) {
+        return NULL;
+    }
+    if (status != UMBP_OK) {
+        return native_raise_status(status, name);
+    }
+    Py_RETURN_NONE;
 }
 
 PyObject *native_external_report(PyObject *self, PyObject *args)
@@ -206,78 +193,48 @@ PyObject *native_external_match(PyObject *self, PyObject *args)
 {
     PyObject *hashes;
     int counts_as_hit = 0;
-    size_t count;
-    struct native_scratch scratch;
-    struct match_list list = {0};
+    struct native_key_list asked;
+    struct match_list found = {0};
     PyObject *result = NULL;
-    if (!PyArg_ParseTuple(args, "O|p:external_match", &hashes, &counts_as_hit)) {
+    if (!PyArg_ParseTuple(args, "O|p:external_match", &hashes, &counts_as_hit) ||
+        native_key_list_open(&asked, hashes) != 0) {
         return NULL;
-    }
-    PyObject *tuple = native_keys_open(hashes, &count);
-    if (!tuple) {
-        return NULL;
-    }
-    native_scratch_init(&scratch);
-    struct umbp_key *keys = native_scratch_get(&scratch, count, sizeof(*keys));
-    if (!keys || native_keys_fill(tuple, count, keys, sizeof(*keys)) != 0) {
-        goto end;
     }
     struct umbp_client *client = native_client_enter(self);
     if (client) {
         enum umbp_status status;
-        NATIVE_CALL(status = umbp_external_match(client, keys, count, counts_as_hit != 0,
-                                                 match_visit, &list));
+        NATIVE_CALL(status = umbp_external_match(client, asked.keys, asked.count,
+                                                 counts_as_hit != 0, match_visit, &found));
         native_client_leave(self);
-        if (list.no_memory) {
+        if (found.no_memory) {
             (void)PyErr_NoMemory();
         } else if (status != UMBP_OK) {
             (void)native_raise_status(status, "external_match");
         } else {
-            result = match_objects(&list, tuple);
+            result = match_objects(&found, asked.tuple);
         }
     }
-end:
-    match_list_free(&list);
-    native_scratch_fini(&scratch);
-    Py_DECREF(tuple);
+    match_list_free(&found);
+    native_key_list_close(&asked);
     return result;
 }
 
 PyObject *native_external_hits(PyObject *self, PyObject *hashes)
 {
-    size_t count;
-    struct native_scratch scratch;
+    struct native_key_list list;
     PyObject *result = NULL;
-    PyObject *tuple = native_keys_open(hashes, &count);
-    if (!tuple) {
+    if (native_key_list_open(&list, hashes) != 0) {
         return NULL;
     }
-    native_scratch_init(&scratch);
-    struct umbp_key *keys = native_scratch_get(&scratch, count, sizeof(*keys));
-    uint64_t *hits = keys ? native_scratch_get(&scratch, count, sizeof(*hits)) : NULL;
-    if (!hits || native_keys_fill(tuple, count, keys, sizeof(*keys)) != 0) {
-        goto end;
+    uint64_t *hits = native_scratch_get(&list.scratch, list.count, sizeof(*hits));
+    struct umbp_client *client = hits ? native_client_enter(self) : NULL;
+    if (client) {
+        enum umbp_status status;
+        NATIVE_CALL(status = umbp_external_hits(client, list.keys, list.count, hits));
+        native_client_leave(self);
+        result = status == UMBP_OK ? native_int_list(hits, list.count)
+                                   : native_raise_status(status, "external_hits");
     }
-    struct umbp_client *client = native_client_enter(self);
-    if (!client) {
-        goto end;
-    }
-    enum umbp_status status;
-    NATIVE_CALL(status = umbp_external_hits(client, keys, count, hits));
-    native_client_leave(self);
-    if (status != UMBP_OK) {
-        (void)native_raise_status(status, "external_hits");
-        goto end;
-    }
-    result = PyList_New((Py_ssize_t)count);
-    for (size_t i = 0; result && i < count; i++) {
-        PyObject *number = PyLong_FromUnsignedLongLong(hits[i]);
-        if (!number || PyList_SetItem(result, (Py_ssize_t)i, number) != 0) {
-            Py_CLEAR(result);
-        }
-    }
-end:
-    native_scratch_fini(&scratch);
-    Py_DECREF(tuple);
+    native_key_list_close(&list);
     return result;
 }

@@ -188,7 +188,19 @@ static PyMethodDef functions[] = {
     {NULL, NULL, 0, NULL},
 };
 
-/* ---- types ---- */
+/* ---- lists and types ---- */
+
+PyObject *native_int_list(const uint64_t *values, size_t count)
+{
+    PyObject *list = PyList_New((Py_ssize_t)count);
+    for (size_t i = 0; list && i < count; i++) {
+        PyObject *value = PyLong_FromUnsignedLongLong(values[i]);
+        if (!value || PyList_SetItem(list, (Py_ssize_t)i, value) != 0) {
+            Py_CLEAR(list);
+        }
+    }
+    return list;
+}
 
 int native_type_add(PyObject *module, const char *name, PyType_Spec *spec, PyTypeObject **type)
 {
