@@ -21,12 +21,10 @@
 #define PORT_BYTES 8u
 
 struct asked {
-    const char *address;
+    const struct client_door_question *question;
     char host[HOST_BYTES];
     char port[PORT_BYTES];
     uint64_t deadline_ns;
-    char *error;
-    size_t error_bytes;
 };
 
 /* "host:port" or "[host]:port". */
@@ -66,10 +64,11 @@ static int left_ms(const struct asked *asked)
 static bool wait_for(const struct asked *asked, int fd, short what)
 {
     for (;;) {
-        struct pollfd poll_fd = {.fd = fd, .events = what};
-        int ready = poll(&poll_fd, 1, left_ms(asked));
+        struct pollfd fds[] = {{.fd = fd, .events = what},
+                               {.fd = asked->question->stop_fd, .events = POLLIN}};
+        int ready = poll(fds, ARRAY_COUNT(fds), left_ms(asked));
         if (ready > 0) {
-            return true;
+            return !fds[1].revents;
         }
         if (ready == 0 || errno != EINTR) {
             return false;
@@ -202,86 +201,114 @@ static void route_address(const struct asked *asked, char *local_out, size_t loc
 }
 
 static enum umbp_status judge(const struct asked *asked, const struct proto_signpost *signpost,
-                              const char *cluster, uint64_t seed)
+                              struct client_door *door)
 {
-    if (strcmp(signpost->cluster, cluster) != 0) {
-        (void)snprintf(asked->error, asked->error_bytes,
+    const struct client_door_question *question = asked->question;
+    if (strcmp(signpost->cluster, question->cluster) != 0) {
+        (void)snprintf(door->error, sizeof(door->error),
                        "the master at %s belongs to the cluster \"%s\", this process to \"%s\": "
                        "set pool.cluster alike",
-                       asked->address, signpost->cluster, cluster);
+                       question->address, signpost->cluster, question->cluster);
         return UMBP_STALE;
     }
-    if (signpost->hash_seed != seed) {
-        (void)snprintf(asked->error, asked->error_bytes,
+    if (signpost->hash_seed != question->hash_seed) {
+        (void)snprintf(door->error, sizeof(door->error),
                        "the master at %s hashes keys with another seed: set index.hash_seed to "
                        "%llu here",
-                       asked->address, (unsigned long long)signpost->hash_seed);
+                       question->address, (unsigned long long)signpost->hash_seed);
         return UMBP_STALE;
     }
     if (!signpost->door_count) {
-        (void)snprintf(asked->error, asked->error_bytes,
+        (void)snprintf(door->error, sizeof(door->error),
                        "the master at %s has no fabric door: start it with --fabric-listen",
-                       asked->address);
+                       question->address);
         return UMBP_UNSUPPORTED;
     }
     return UMBP_OK;
 }
 
+static void read_door(const struct asked *asked, const struct proto_signpost *signpost,
+                      struct client_door *door)
+{
+    const char *address = signpost->doors[0];
+    if (address[0] == ':') {
+        (void)join(asked->host, address + 1, door->address, sizeof(door->address));
+    } else {
+        (void)snprintf(door->address, sizeof(door->address), "%s", address);
+    }
+}
+
 /* The master does not answer now. By convention its door is the next port. */
-static void guess(const struct asked *asked, char *door_out, size_t door_bytes)
+static void guess(const struct asked *asked, struct client_door *door)
 {
     char port[PORT_BYTES];
     uint64_t number = 0;
     (void)!units_parse_count(asked->port, &number);
     (void)snprintf(port, sizeof(port), "%u", (unsigned)(number < UINT16_MAX ? number + 1 : number));
-    (void)join(asked->host, port, door_out, door_bytes);
+    (void)join(asked->host, port, door->address, sizeof(door->address));
+    door->is_guess = true;
 }
 
-enum umbp_status client_find_door(const char *address, const char *cluster, uint64_t seed,
-                                  uint32_t timeout_ms, char *door_out, size_t door_bytes,
-                                  char *local_out, size_t local_bytes, char *error_out,
-                                  size_t error_bytes)
+/* UMBP_INVALID_VALUE: not "host:port". */
+static enum umbp_status begin(struct asked *asked, struct client_door *door)
+{
+    const char *address = asked->question->address;
+    if (split(address, asked->host, asked->port)) {
+        return UMBP_OK;
+    }
+    (void)snprintf(door->error, sizeof(door->error),
+                   "\"%.200s\" is no address of a master: write host:port", address);
+    return UMBP_INVALID_VALUE;
+}
+
+enum umbp_status client_door_guess(const struct client_door_question *question,
+                                   struct client_door *door_out)
+{
+    struct asked asked = {.question = question};
+    *door_out = (struct client_door){0};
+    enum umbp_status status = begin(&asked, door_out);
+    if (status == UMBP_OK) {
+        guess(&asked, door_out);
+    }
+    return status;
+}
+
+enum umbp_status client_door_ask(const struct client_door_question *question,
+                                 struct client_door *door_out)
 {
     struct asked asked = {
-        .address = address,
-        .deadline_ns = clock_deadline_ns(clock_monotonic(), timeout_ms),
-        .error = error_out,
-        .error_bytes = error_bytes,
+        .question = question,
+        .deadline_ns = clock_deadline_ns(clock_monotonic(), question->timeout_ms),
     };
     struct proto_signpost signpost;
 
-    local_out[0] = '\0';
-    if (!split(address, asked.host, asked.port)) {
-        (void)snprintf(error_out, error_bytes,
-                       "\"%.200s\" is no address of a master: write host:port", address);
-        return UMBP_INVALID_VALUE;
+    *door_out = (struct client_door){0};
+    enum umbp_status status = begin(&asked, door_out);
+    if (status != UMBP_OK) {
+        return status;
     }
     int fd = dial(&asked);
     if (fd < 0) {
-        route_address(&asked, local_out, local_bytes);
-        guess(&asked, door_out, door_bytes);
+        route_address(&asked, door_out->local, sizeof(door_out->local));
+        guess(&asked, door_out);
         return UMBP_OK;
     }
-    local_address(fd, local_out, local_bytes);
-    enum umbp_status status = exchange(&asked, fd, &signpost);
+    local_address(fd, door_out->local, sizeof(door_out->local));
+    status = exchange(&asked, fd, &signpost);
     close(fd);
     if (status == UMBP_CLOSED) {
-        guess(&asked, door_out, door_bytes);
+        guess(&asked, door_out);
         return UMBP_OK;
     }
     if (status != UMBP_OK) {
-        (void)snprintf(error_out, error_bytes, "who answers at %s is no master of this version: %s",
-                       address, umbp_status_text(status));
+        (void)snprintf(door_out->error, sizeof(door_out->error),
+                       "who answers at %s is no master of this version: %s", question->address,
+                       umbp_status_text(status));
         return status;
     }
-    status = judge(&asked, &signpost, cluster, seed);
+    status = judge(&asked, &signpost, door_out);
     if (status == UMBP_OK) {
-        const char *door = signpost.doors[0];
-        if (door[0] == ':') {
-            (void)join(asked.host, door + 1, door_out, door_bytes);
-        } else {
-            (void)snprintf(door_out, door_bytes, "%s", door);
-        }
+        read_door(&asked, &signpost, door_out);
     }
     return status;
 }

@@ -5,8 +5,9 @@
  * no store and no node.
  *
  *   made:  find the masters' doors -> store -> node -> fabric (its loop may run from here on)
- *          -> pool client -> node_start
- *   ended: node_stop -> fabric_close -> store_close; then pool, node, fabric, store are freed
+ *          -> pool client -> node_start -> follow the doors
+ *   ended: the doors' threads -> node_stop -> fabric_close -> store_close; then pool, node, fabric,
+ *          store, doors are freed
  */
 #include <stdio.h>
 #include <string.h>
@@ -26,6 +27,7 @@
 #define SETTLE_MS 1000u
 
 struct pool_client {
+    struct client_doors *doors; /* before all others, and after them: they want doors */
     struct store *store;
     struct node *node;
     struct fabric *fabric;
@@ -100,6 +102,23 @@ static void on_message(void *context, fabric_peer peer, const void *data, size_t
     }
 }
 
+/* Any thread: a master does not answer where its door was. */
+static void on_master_wanted(void *context, uint32_t master)
+{
+    struct pool_client *self = context;
+    client_doors_want(self->doors, master);
+}
+
+/* On a thread of the doors'; everything is made by then. */
+static void on_master_found(void *context, uint32_t master, const char *address)
+{
+    struct pool_client *self = context;
+    pool_master_found(atomic_load_explicit(&self->pool, memory_order_acquire), master, address);
+    if (self->has_node) {
+        node_master_found(self->node, master, address);
+    }
+}
+
 /* -------------------------------------------------------------------------------- lists -- */
 
 /* Cut "a,b , c" at its commas, in place. False: more than `room`, or an empty one. */
@@ -131,7 +150,6 @@ static bool cut(char *text, const char **list, uint32_t room, uint32_t *count_ou
 static enum umbp_status find_doors(struct making *making)
 {
     const char *masters[POOL_MASTERS_MAX];
-    char local[FABRIC_ADDRESS_MAX];
     uint32_t count;
 
     (void)snprintf(making->masters, sizeof(making->masters), "%s", making->options.masters);
@@ -142,18 +160,29 @@ static enum umbp_status find_doors(struct making *making)
                        making->options.masters, POOL_MASTERS_MAX);
         return UMBP_INVALID_VALUE;
     }
-    for (uint32_t i = 0; i < count; i++) {
-        enum umbp_status status =
-            client_find_door(masters[i], making->options.cluster, making->store.hash_seed,
-                             FIND_DOOR_MS, making->doors[i], FABRIC_ADDRESS_MAX, local,
-                             sizeof(local), making->error, making->error_bytes);
+    const struct client_doors_options options = {
+        .masters = masters,
+        .count = count,
+        .cluster = making->options.cluster,
+        .hash_seed = making->store.hash_seed,
+    };
+    enum umbp_status status = client_doors_create(&options, &making->self->doors);
+    uint64_t deadline_ns = clock_deadline_ns(clock_monotonic(), FIND_DOOR_MS);
+    for (uint32_t i = 0; status == UMBP_OK && i < count; i++) {
+        struct client_door door;
+        status = client_doors_first(making->self->doors, i, deadline_ns, &door);
         if (status != UMBP_OK) {
-            return status;
+            (void)snprintf(making->error, making->error_bytes, "%s", door.error);
+            break;
         }
+        memcpy(making->doors[i], door.address, sizeof(making->doors[i]));
         making->door_list[i] = making->doors[i];
         if (!making->local[0]) {
-            (void)snprintf(making->local, sizeof(making->local), "%s", local);
+            memcpy(making->local, door.local, sizeof(making->local));
         }
+    }
+    if (status != UMBP_OK) {
+        return status;
     }
     making->door_count = count;
     (void)snprintf(making->tags, sizeof(making->tags), "%s", making->options.tags);
@@ -195,6 +224,8 @@ static enum umbp_status make_node(struct making *making)
         .checks_memory = making->store.dram_checksum,
         .masters = making->door_list,
         .master_count = making->door_count,
+        .master_wanted = on_master_wanted,
+        .master_context = self,
         .tags = making->tag_list,
         .tag_count = making->tag_count,
         .operations_max = making->options.requests,
@@ -255,6 +286,8 @@ static enum umbp_status make_pool(struct making *making)
         .store = self->store,
         .node_id = self->node ? making->node_id : NULL,
         .master_count = making->door_count,
+        .master_wanted = on_master_wanted,
+        .context = self,
         .hash_seed = making->store.hash_seed,
         .op_timeout_ms = making->store.op_timeout_ms,
         .retries = making->options.retries,
@@ -299,6 +332,9 @@ static enum umbp_status make_all(struct making *making)
     if (status == UMBP_OK && self->node) {
         status = node_start(self->node, self->fabric);
     }
+    if (status == UMBP_OK) {
+        client_doors_follow(self->doors, on_master_found, self);
+    }
     return status;
 }
 
@@ -307,6 +343,7 @@ static enum umbp_status make_all(struct making *making)
 static enum umbp_status end(struct pool_client *self, uint64_t deadline_ns)
 {
     enum umbp_status status = UMBP_OK;
+    client_doors_stop(self->doors);
     if (self->node && self->fabric) {
         node_stop(self->node, deadline_ns);
     }
@@ -338,6 +375,7 @@ static void pool_client_destroy(void *context)
     node_destroy(self->node);
     fabric_destroy(self->fabric);
     store_destroy(self->store);
+    client_doors_destroy(self->doors);
     mem_free(self);
 }
 

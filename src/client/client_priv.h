@@ -12,6 +12,9 @@
 
 #include "base/base.h"
 #include "config/config.h"
+#ifdef UMBP_HAVE_FABRIC
+#include "fabric/fabric.h"
+#endif
 #include <umbp/umbp.h>
 
 enum client_external {
@@ -73,17 +76,61 @@ extern const struct client_ops client_local_ops;
 #ifdef UMBP_HAVE_FABRIC
 extern const struct client_ops client_pool_ops;
 
+struct client_door_question {
+    const char *address; /* the master's gRPC address, "host:port" */
+    const char *cluster;
+    uint64_t hash_seed;
+    uint32_t timeout_ms;
+    int stop_fd; /* readable: give up; -1: none */
+};
+
+struct client_door {
+    char address[FABRIC_ADDRESS_MAX]; /* of the fabric door */
+    char local[FABRIC_ADDRESS_MAX];   /* of this machine, as the master sees it, or "" */
+    bool is_guess;                    /* nobody answered: by convention the next port */
+    char error[512];                  /* a sentence, where the status is not UMBP_OK */
+};
+
 /*
- * Where the fabric door of the master at `address` ("host:port", its gRPC address) is: asks its
- * signpost; where that does not answer, by convention the next port. `local_out` gets the address
- * of this machine from which the master is reached, or "" . Blocks for at most `timeout_ms`.
- * UMBP_INVALID_VALUE: no address; UMBP_VERSION; UMBP_STALE: a master of another cluster or seed;
- * UMBP_UNSUPPORTED: a master without a fabric door. `error_out` then says what.
+ * Where a master's fabric door is: asks its signpost. Blocks for at most `timeout_ms`, and for as
+ * long as the resolver takes over a name. UMBP_INVALID_VALUE: no address; UMBP_VERSION; UMBP_STALE:
+ * a master of another cluster or seed; UMBP_UNSUPPORTED: a master without a fabric door. `door_out`
+ * is written in any case.
  */
-MUST_USE enum umbp_status client_find_door(const char *address, const char *cluster, uint64_t seed,
-                                           uint32_t timeout_ms, char *door_out, size_t door_bytes,
-                                           char *local_out, size_t local_bytes, char *error_out,
-                                           size_t error_bytes);
+MUST_USE enum umbp_status client_door_ask(const struct client_door_question *question,
+                                          struct client_door *door_out);
+/* The guess, without asking. */
+MUST_USE enum umbp_status client_door_guess(const struct client_door_question *question,
+                                            struct client_door *door_out);
+
+/*
+ * The doors of all masters (client_doors.c): asked all at once when made, and again when somebody
+ * wants to know, until an answer has come.
+ */
+struct client_doors;
+struct client_doors_options {
+    const char *const *masters; /* copied */
+    uint32_t count;             /* at most POOL_MASTERS_MAX */
+    const char *cluster;        /* copied */
+    uint64_t hash_seed;
+};
+
+MUST_USE enum umbp_status client_doors_create(const struct client_doors_options *options,
+                                              struct client_doors **doors_out);
+/* The first answer of master `index`, waited for until `deadline_ns` (of clock_monotonic), then the
+ * guess. As client_door_ask. */
+MUST_USE enum umbp_status client_doors_first(struct client_doors *doors, uint32_t index,
+                                             uint64_t deadline_ns, struct client_door *door_out);
+/* From now on `found` is called with each answer that is no guess, on a thread of its own. */
+void client_doors_follow(struct client_doors *doors,
+                         void (*found)(void *context, uint32_t index, const char *address),
+                         void *context);
+/* That master's door is needed, or where it was said to be is none. Any thread; never blocks. */
+void client_doors_want(struct client_doors *doors, uint32_t index);
+/* No `found` runs any more when it returns, nor begins. A second time: nothing. Takes NULL. */
+void client_doors_stop(struct client_doors *doors);
+/* Takes NULL. */
+void client_doors_destroy(struct client_doors *doors);
 #endif
 
 /* ------------------------------------------------------------------- calls in flight ----- */

@@ -302,9 +302,8 @@ static enum umbp_status copy_strings(struct node *node)
     }
     options->tags = node->tags;
     for (uint32_t i = 0; whole && i < options->master_count; i++) {
-        const char *address = keep_string(node, options->masters[i]);
         enum umbp_status status =
-            address ? node_session_create(node, address, &node->sessions[i]) : UMBP_NO_MEMORY;
+            node_session_create(node, i, options->masters[i], &node->sessions[i]);
         if (status != UMBP_OK) {
             return status;
         }

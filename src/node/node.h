@@ -26,8 +26,8 @@
  *
  * Threads. Everything runs in callbacks of the fabric's loop (nothing there waits or copies in
  * bulk), but for disk reads, clear and evict, which the job threads do. node_create, node_start,
- * node_stop, node_destroy are the owner's, in that order and from outside the loop; node_stats from
- * anywhere.
+ * node_stop, node_destroy are the owner's, in that order and from outside the loop; node_stats and
+ * node_master_found from anywhere.
  *
  * Ownership. Store and fabric are borrowed. The owner opens the fabric with node_handlers (or calls
  * these from its own), starts the node, and ends: node_stop, fabric_close, node_destroy,
@@ -74,6 +74,10 @@ struct node_options {
     const char *peer_address; /* likewise */
     const char *const *masters; /* fabric addresses */
     uint32_t master_count;
+    /* On the loop, may be NULL: that master can't be reached where it was; node_master_found says
+     * where it is. */
+    void (*master_wanted)(void *context, uint32_t master);
+    void *master_context;
     const char *const *tags;
     uint32_t tag_count;
 
@@ -109,6 +113,9 @@ MUST_USE enum umbp_status node_start(struct node *node, struct fabric *fabric);
 /* Takes leave of the masters (for as long as that takes them, until the deadline) and answers
  * UMBP_CLOSED from now on. */
 void node_stop(struct node *node, uint64_t deadline_ns);
+
+/* Where that master's fabric door is now; its session's next attempt goes there. Any thread. */
+void node_master_found(struct node *node, uint32_t master, const char *address);
 
 /* As umbp_stats does: counters of the node, not of its store. */
 void node_stats(const struct node *node, struct umbp_stat_value *values_out, size_t capacity,

@@ -280,7 +280,8 @@ MUST_USE enum umbp_status node_threads_create(struct node *node);
 void node_threads_destroy(struct node *node); /* joins, and runs every `done` that is due */
 
 /* node_session.c */
-MUST_USE enum umbp_status node_session_create(struct node *node, const char *address,
+MUST_USE enum umbp_status node_session_create(struct node *node, uint32_t index,
+                                              const char *address,
                                               struct node_session **session_out);
 void node_session_destroy(struct node_session *session);
 void node_session_start(struct node_session *session);

@@ -34,7 +34,10 @@ enum session_state {
 
 struct node_session {
     struct node *owner;
-    char *address;
+    uint32_t index;
+    struct mutex found_lock; /* RANK_NODE_JOBS: `found` */
+    char found[FABRIC_ADDRESS_MAX];
+    char address[FABRIC_ADDRESS_MAX]; /* the one that is being used */
     enum session_state state;
     fabric_peer peer;
     struct fabric_timer timer;
@@ -65,30 +68,44 @@ struct node_session {
 static void session_work(struct node_session *session);
 static void session_tick(struct fabric_timer *timer);
 
-enum umbp_status node_session_create(struct node *node, const char *address,
+enum umbp_status node_session_create(struct node *node, uint32_t index, const char *address,
                                      struct node_session **session_out)
 {
+    if (strlen(address) >= FABRIC_ADDRESS_MAX) {
+        return UMBP_LIMIT;
+    }
     struct node_session *session = mem_zalloc(sizeof(*session));
     if (!session) {
         return UMBP_NO_MEMORY;
     }
     session->owner = node;
-    session->address = mem_strdup(address);
+    session->index = index;
+    mutex_init(&session->found_lock, RANK_NODE_JOBS);
+    (void)snprintf(session->found, sizeof(session->found), "%s", address);
     session->timer.run = session_tick;
     session->wants_sync = true;
     session->pause_ms = PAUSE_MIN_MS;
     session->beat_ms = BEAT_DEFAULT_MS;
     session->cursor = 1;
     *session_out = session;
-    return session->address ? UMBP_OK : UMBP_NO_MEMORY;
+    return UMBP_OK;
 }
 
 void node_session_destroy(struct node_session *session)
 {
     if (session) {
-        mem_free(session->address);
+        mutex_fini(&session->found_lock);
         mem_free(session);
     }
+}
+
+void node_master_found(struct node *node, uint32_t master, const char *address)
+{
+    struct node_session *session = node->sessions[master];
+    ASSERT(master < node->options.master_count && strlen(address) < FABRIC_ADDRESS_MAX);
+    mutex_lock(&session->found_lock);
+    (void)snprintf(session->found, sizeof(session->found), "%s", address);
+    mutex_unlock(&session->found_lock);
 }
 
 static bool is_over(const struct node_session *session)
@@ -117,6 +134,10 @@ static void session_fail(struct node_session *session)
     session->state = SESSION_IDLE;
     session->wants_sync |= session->is_syncing;
     session->is_syncing = false;
+    if (session->owner->options.master_wanted) {
+        session->owner->options.master_wanted(session->owner->options.master_context,
+                                              session->index);
+    }
     tick_in(session, session->pause_ms);
     session->pause_ms = session->pause_ms * 2 > PAUSE_MAX_MS ? PAUSE_MAX_MS : session->pause_ms * 2;
 }
@@ -273,6 +294,9 @@ static void session_connect(struct node_session *session)
 {
     struct node *node = session->owner;
     session->state = SESSION_CONNECTING;
+    mutex_lock(&session->found_lock);
+    memcpy(session->address, session->found, sizeof(session->address));
+    mutex_unlock(&session->found_lock);
     if (fabric_connect(node->fabric, session->address,
                        node_now_ns(node) + node->options.master_timeout_ms * NS_PER_MS, connected,
                        session) != UMBP_OK) {

@@ -653,6 +653,7 @@ void pool_stats(struct pool *pool, struct umbp_stat_value *values_out, size_t ca
         {"pool.retries", &counters->retries},
         {"pool.master_calls", &counters->master_calls},
         {"pool.master_failures", &counters->master_failures},
+        {"pool.master_skips", &counters->master_skips},
         {"pool.connects", &counters->connects},
         {"pool.connect_failures", &counters->connect_failures},
         {"pool.recached", &counters->recached},

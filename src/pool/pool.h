@@ -19,7 +19,8 @@
  * UMBP_NO_SPACE; one that found nobody to talk to goes to the own store.
  *
  * Time. Each call ends within op_timeout_ms, and 1 s for connections to end. A master is given
- * POOL_MASTER_MS, then the next one is asked.
+ * POOL_MASTER_MS, then the next one is asked, and it rests: nobody waits for it again until it has
+ * answered a question in the background.
  *
  * Threads. All functions may be called from any thread but the fabric's callbacks; those marked
  * "loop" are for the fabric's callbacks. A waiting call drives the fabric's loop itself. Locks:
@@ -57,7 +58,8 @@ struct pool_options {
     struct fabric *fabric; /* borrowed; its peer_down handler calls pool_peer_down */
     struct store *store;   /* of the own node; borrowed. NULL: a client only */
     uint32_t master_count; /* 1..POOL_MASTERS_MAX; their addresses come by pool_master_found */
-    /* Any thread: a master's address is needed, or the one that was found does not work. */
+    /* Any thread, may be NULL: a master does not answer where it was found; pool_master_found says
+     * where it is. Must not block. */
     void (*master_wanted)(void *context, uint32_t master);
     void *context;
     const char *node_id; /* the own node's; copied. NULL: a client only */

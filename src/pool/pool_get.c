@@ -97,7 +97,6 @@ static bool place_by_hint(struct pool_area *area, struct pool_item *item)
         return false;
     }
     item->link = hint;
-    item->was_hinted = true;
     return true;
 }
 
@@ -109,7 +108,6 @@ static void place(struct pool_area *area, bool with_hints)
 
     for (uint32_t i = 0; i < area->count; i++) {
         struct pool_item *item = &area->items[i];
-        item->was_hinted = false;
         if (item->state == ITEM_OPEN && item->link == LINK_NONE &&
             !(with_hints && place_by_hint(area, item))) {
             area->picked[count++] = i;

@@ -125,7 +125,11 @@ static void wake(struct pool *pool, struct link_waiter *waiters)
 {
     while (waiters) {
         struct link_waiter *next = waiters->next; /* it is gone with its latch */
-        fabric_latch_down(pool->options.fabric, waiters->latch);
+        if (waiters->ready) {
+            waiters->ready(waiters);
+        } else {
+            fabric_latch_down(pool->options.fabric, waiters->latch);
+        }
         waiters = next;
     }
 }
@@ -142,7 +146,6 @@ static void connect_done(void *context, enum umbp_status status, fabric_peer pee
     link->holders--; /* the attempt's own */
     link->peer = status == UMBP_OK ? peer : 0;
     link->state = status == UMBP_OK ? LINK_UP : LINK_DOWN;
-    link->why_down = status;
     link->retry_ns = clock_now_ns(pool->clock) + LINK_REST_MS * NS_PER_MS;
     mutex_unlock(&pool->lock);
     if (status != UMBP_OK) {
@@ -198,9 +201,7 @@ void pool_peer_down(struct pool *pool, fabric_peer peer, enum umbp_status reason
         /* It may come back as another process, whose handles mean other nodes. */
         struct pool_master *master = &pool->masters[i];
         if (master->link && master->link->peer == peer) {
-            mem_free(master->members);
-            master->members = NULL;
-            master->member_count = 0;
+            master_forget(master);
         }
     }
     for (uint32_t i = 0; i < pool->link_count; i++) {
@@ -208,7 +209,6 @@ void pool_peer_down(struct pool *pool, fabric_peer peer, enum umbp_status reason
         if (link->peer == peer) {
             link->peer = 0;
             link->state = LINK_DOWN;
-            link->why_down = reason;
             /* One that hung is given a rest; one that went may be back already. */
             link->retry_ns =
                 reason == UMBP_TIMEOUT ? clock_now_ns(pool->clock) + LINK_REST_MS * NS_PER_MS : 0;

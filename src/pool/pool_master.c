@@ -1,10 +1,12 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
  * Asking the masters. Any will do; the one that answered last is asked first, and one that does not
- * answer within POOL_MASTER_MS passes the question on. What a master calls a node by (its handle)
- * is its own; the members of each master map handles to links.
+ * answer within POOL_MASTER_MS passes the question on, and rests (pool_rest.c). What a master calls
+ * a node by (its handle) is its own; the members of each master map handles to links.
  */
 #include "pool/pool_priv.h"
+
+#define SLOW_FAILURE_NS (100 * NS_PER_MS)
 
 /* --------------------------------------------------------------------------- members ----- */
 
@@ -58,14 +60,13 @@ static void member_learn(struct pool *pool, uint32_t master, uint32_t handle, li
     mutex_unlock(&pool->lock);
 }
 
-/* Another process now: its handles mean other nodes. */
-static void members_forget(struct pool *pool, uint32_t master)
+void master_forget(struct pool_master *master)
 {
-    mutex_lock(&pool->lock);
-    mem_free(pool->masters[master].members);
-    pool->masters[master].members = NULL;
-    pool->masters[master].member_count = 0;
-    mutex_unlock(&pool->lock);
+    mem_free(master->members);
+    master->members = NULL;
+    master->member_count = 0;
+    /* relaxed: advice for placement */
+    atomic_store_explicit(&master->own_handle, PROTO_NODE_NONE, memory_order_relaxed);
 }
 
 static void learn_node(struct pool *pool, uint32_t master, const struct proto_node *node)
@@ -148,7 +149,8 @@ static enum umbp_status take_placement(struct question *question, const struct p
     return status;
 }
 
-static enum umbp_status take_answer(struct question *question, const struct fabric_reply *reply)
+enum umbp_status master_open_answer(const struct fabric_reply *reply, enum proto_op op, uint64_t id,
+                                    struct proto_frame *frame_out)
 {
     struct proto_frame frame;
 
@@ -159,14 +161,21 @@ static enum umbp_status take_answer(struct question *question, const struct fabr
     if (status != UMBP_OK) {
         return status;
     }
-    if (frame.header.op != question->op || frame.header.request_id != question->id ||
+    if (frame.header.op != op || frame.header.request_id != id ||
         !(frame.header.flags & PROTO_FLAG_REPLY)) {
         return UMBP_CORRUPT;
     }
-    if (frame.header.status != UMBP_OK) {
-        return frame.header.status;
+    if (frame.header.status == UMBP_OK) {
+        *frame_out = frame;
     }
-    return question->take(question, &frame);
+    return frame.header.status;
+}
+
+static enum umbp_status take_answer(struct question *question, const struct fabric_reply *reply)
+{
+    struct proto_frame frame;
+    enum umbp_status status = master_open_answer(reply, question->op, question->id, &frame);
+    return status == UMBP_OK ? question->take(question, &frame) : status;
 }
 
 static void answered(void *context, const struct fabric_reply *reply)
@@ -237,14 +246,27 @@ static enum umbp_status encode(struct pool_area *area, const struct question *qu
                             bytes_out);
 }
 
+/* Nobody spoke; not an answer that says no. */
+static bool is_silence(enum umbp_status status)
+{
+    return status == UMBP_CLOSED || status == UMBP_TIMEOUT || status == UMBP_IO ||
+           status == UMBP_CANCELLED;
+}
+
 enum umbp_status master_call(struct question *question, size_t frame_bytes)
 {
     struct pool_area *area = question->area;
     struct pool *pool = area->pool;
+    uint32_t master = question->master;
     enum umbp_status status = UMBP_CLOSED;
 
+    if (!master_is_awake(pool, master)) {
+        COUNT(pool, master_skips, 1);
+        return UMBP_CLOSED;
+    }
+    uint64_t began_ns = clock_now_ns(pool->clock);
     mutex_lock(&pool->lock);
-    struct pool_link *link = pool->masters[question->master].link;
+    struct pool_link *link = pool->masters[master].link;
     if (link) {
         link->holders++;
     }
@@ -256,8 +278,11 @@ enum umbp_status master_call(struct question *question, size_t frame_bytes)
     }
     if (status != UMBP_OK) {
         COUNT(pool, master_failures, 1);
-        if (pool->options.master_wanted && status == UMBP_CLOSED) {
-            pool->options.master_wanted(pool->options.context, question->master);
+        if (is_silence(status) && clock_now_ns(pool->clock) - began_ns >= SLOW_FAILURE_NS) {
+            master_rest(pool, master);
+        }
+        if (pool->options.master_wanted && status != UMBP_BUSY) {
+            pool->options.master_wanted(pool->options.context, master);
         }
     }
     return status;
@@ -380,9 +405,10 @@ void pool_master_found(struct pool *pool, uint32_t master, const char *address)
     mutex_lock(&pool->lock);
     struct pool_link *old = pool->masters[master].link;
     pool->masters[master].link = link;
+    if (old != link) {
+        master_forget(&pool->masters[master]);
+    }
     mutex_unlock(&pool->lock);
     link_release(old);
-    if (old != link) {
-        members_forget(pool, master);
-    }
+    master_try(pool, master);
 }

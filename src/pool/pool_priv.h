@@ -31,7 +31,8 @@ enum link_state {
 
 struct link_waiter {
     struct link_waiter *next;
-    struct fabric_latch *latch;
+    struct fabric_latch *latch;                /* counted down, unless: */
+    void (*ready)(struct link_waiter *waiter); /* called instead, without the lock */
 };
 
 /* One address that we talk to: a node's or a master's. Made at need and kept; a link that nobody
@@ -42,7 +43,6 @@ struct pool_link {
     char address[FABRIC_ADDRESS_MAX];
     fabric_peer peer;
     enum link_state state;
-    enum umbp_status why_down;
     uint32_t generation; /* grows when it is given another address */
     uint32_t holders;
     uint64_t retry_ns; /* down: not before */
@@ -66,7 +66,7 @@ link_id link_id_of(const struct pool_link *link);
 /* Under the lock: whether the number still means the link that it was made of. */
 bool link_is_current(const struct pool *pool, link_id id);
 /* Begin to connect if need be. True: it is up, or not to be had now. False: `waiter` is counted
- * down (once; its latch was counted up) when that has changed. */
+ * down (once; its latch was counted up), or called, when that has changed. */
 bool link_want(struct pool_link *link, struct link_waiter *waiter, uint64_t deadline_ns);
 /* Its peer, 0 while it is not up. */
 fabric_peer link_peer(struct pool_link *link);
@@ -112,12 +112,11 @@ struct pool_item {
     bool any_size;
     bool is_unsound; /* get: its ranges fit no value of that size; asked for without them */
     uint8_t state;
-    uint8_t tiers;  /* stat: PROTO_TIER_BITs */
-    bool is_asked;  /* in a request of this round, or in the own store's part */
-    bool waits;     /* found no room in this round, keeps its link; not a failure */
-    uint32_t tries; /* get: rounds in which it failed */
-    bool is_pulled; /* its bytes come by a pull */
-    bool was_hinted;
+    uint8_t tiers;   /* stat: PROTO_TIER_BITs */
+    bool is_asked;   /* in a request of this round, or in the own store's part */
+    bool waits;      /* found no room in this round, keeps its link; not a failure */
+    uint32_t tries;  /* get: rounds in which it failed */
+    bool is_pulled;  /* its bytes come by a pull */
     bool is_doubted; /* exists: a master says so, but it was removed here */
     bool is_unsure;  /* a miss, but some holder or master could not be asked */
     bool was_removed;
@@ -208,10 +207,24 @@ struct pool_member {
     link_id link;    /* LINK_NONE: it has no address that we can use */
 };
 
+/* One question in the background to a master that rests (pool_rest.c). */
+struct pool_probe {
+    struct pool *pool;
+    uint32_t master;
+    bool is_running;
+    struct pool_link *link; /* held while it runs */
+    struct link_waiter waiter;
+    uint64_t id;
+    uint64_t next_ns; /* not before */
+    uint32_t pause_ms;
+};
+
 struct pool_master {
     struct pool_link *link;      /* held; NULL until its address is known */
     struct pool_member *members; /* open addressing by handle */
     uint32_t member_count;
+    bool rests; /* it kept a call waiting for nothing; not asked until a probe was answered */
+    struct pool_probe probe;
     _Atomic uint32_t own_handle; /* what it calls the own node; 0: not known */
 };
 
@@ -221,11 +234,11 @@ struct hint {
 };
 
 struct pool_counters {
-    _Atomic uint64_t hits_own, hits_remote, hits_hinted, misses, misses_unsure;
+    _Atomic uint64_t hits_own, hits_remote, misses, misses_unsure;
     _Atomic uint64_t puts_own, puts_remote, puts_known;
     _Atomic uint64_t bytes_got, bytes_put, bytes_pulled;
     _Atomic uint64_t requests, requests_failed, retries, stale_pulls;
-    _Atomic uint64_t master_calls, master_failures, connects, connect_failures;
+    _Atomic uint64_t master_calls, master_failures, master_skips, connects, connect_failures;
     _Atomic uint64_t recached, recache_refused, staged_bytes, removed;
 };
 
@@ -308,6 +321,19 @@ MUST_USE enum umbp_status master_ask(struct pool_area *area, enum proto_op op, u
                                      uint32_t *master_out);
 /* Ask it who the nodes are that area->routes[0..count) name and that are not known yet. */
 void master_learn_routes(struct pool_area *area, uint32_t master, uint32_t count);
+/* The frame that an answer of a master carries, checked against what was asked. */
+MUST_USE enum umbp_status master_open_answer(const struct fabric_reply *reply, enum proto_op op,
+                                             uint64_t id, struct proto_frame *frame_out);
+/* Under the lock: what it called its nodes means nothing any more. */
+void master_forget(struct pool_master *master);
+
+/* pool_rest.c. False: it rests; a probe is begun if one is due. */
+bool master_is_awake(struct pool *pool, uint32_t master);
+/* It has kept a call waiting for nothing. */
+void master_rest(struct pool *pool, uint32_t master);
+/* It may be back: if it rests, a probe is begun. */
+void master_try(struct pool *pool, uint32_t master);
+
 /* The link of a node that this master named. LINK_NONE: no way to reach it. */
 link_id master_link_of(struct pool_area *area, uint32_t master, uint32_t handle);
 

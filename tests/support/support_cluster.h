@@ -35,6 +35,8 @@ struct test_master {
 void test_master_start(struct test_master *master, const char *const *arguments);
 /* One that was killed, at the addresses that it had. */
 void test_master_again(struct test_master *master, const char *const *arguments);
+/* Likewise, but with its fabric door at another port. */
+void test_master_moved(struct test_master *master, const char *const *arguments);
 /* A namespace of `ip netns` and the address there. */
 void test_master_start_in(struct test_master *master, const char *network, const char *host);
 /* SIGKILL, and waits for the end. */
