@@ -1,26 +1,17 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A master of the test's own, and stubs that are made from proto/umbp.proto when this is loaded.
-
-The program is $UMBP_TEST_MASTER, or build/umbp_master.
-"""
+"""A master of the test's own, and stubs that are made from proto/umbp.proto when this is loaded."""
 import contextlib
-import os
-import pathlib
-import signal
-import subprocess
 import sys
 import tempfile
-import threading
-import time
 import unittest
 import urllib.error
 import urllib.request
 
 import grpc
+import master_support
 from grpc_tools import protoc
+from master_support import ROOT
 
-ROOT = pathlib.Path(__file__).resolve().parents[2]
-PROGRAM = os.environ.get("UMBP_TEST_MASTER", str(ROOT / "build" / "umbp_master"))
 GIB = 1 << 30
 HBM, DRAM, SSD = 1, 2, 3
 
@@ -36,52 +27,11 @@ with tempfile.TemporaryDirectory(prefix="umbp-stubs-") as _folder:
         sys.path.remove(_folder)
 
 
-def wait_until(what, seconds=30):
-    end = time.monotonic() + seconds
-    while not what():
-        if time.monotonic() > end:
-            raise AssertionError("waited in vain")
-        time.sleep(0.01)
+class Master(master_support.Master):
+    """With its metrics as a scraper reads them."""
 
-
-class Master:
-    """umbp_master on a free port; `log` is what it wrote to standard error so far."""
-
-    def __init__(self, *flags, listen="127.0.0.1:0", metrics="any", environment=None):
-        env = {name: value for name, value in os.environ.items() if not name.startswith("UMBP_")}
-        env.update(environment or {})
-        self.process = subprocess.Popen([PROGRAM, listen, metrics, *flags], env=env, text=True,
-                                        stdout=subprocess.PIPE, stderr=subprocess.PIPE)
-        self.log = ""
-        self._reader = threading.Thread(target=self._read, daemon=True)
-        self._reader.start()
-        words = self.process.stdout.readline().split()
-        if not words or words[0] != "ready":
-            self.stop()
-            raise RuntimeError(f"umbp_master did not start: {self.log}")
-        told = dict(word.split("=", 1) for word in words[1:])
-        self.addresses = told["grpc"].split(",")
-        self.address = self.addresses[0]
-        self.metrics_port = int(told["metrics"])
-
-    def _read(self):
-        for line in self.process.stderr:
-            self.log += line
-
-    def stop(self, number=signal.SIGTERM, seconds=20):
-        """Its exit code."""
-        if self.process.poll() is None:
-            self.process.send_signal(number)
-        try:
-            code = self.process.wait(seconds)
-        except subprocess.TimeoutExpired:
-            self.process.kill()
-            self.process.wait()
-            raise
-        self._reader.join(10)
-        self.process.stdout.close()
-        self.process.stderr.close()
-        return code
+    def __init__(self, *flags, metrics="any", **options):
+        super().__init__(*flags, metrics=metrics, **options)
 
     def http(self, path):
         """(status, text)"""

@@ -1,22 +1,16 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A master of the test's own, for tests of the pool scheme.
+"""A small client of the pool, and whether there can be one.
 
-The program is $UMBP_TEST_MASTER, or build/umbp_master: the Python package does not bring it. Tests
-skip without it, and where umbp was built without the pool; where UMBP_TEST_REQUIRE names "pool" (CI)
-they fail instead.
+The Python package does not bring the master's program (master_support.py says where it is). Tests skip
+without it, and where umbp was built without the pool; where UMBP_TEST_REQUIRE names "pool" (CI) they
+fail instead.
 """
 import os
-import pathlib
-import signal
-import subprocess
-import threading
-import time
 import unittest
 
 import umbp
-
-ROOT = pathlib.Path(__file__).resolve().parents[2]
-PROGRAM = os.environ.get("UMBP_TEST_MASTER", str(ROOT / "build" / "umbp_master"))
+from master_support import PROGRAM
+from wait_support import wait_until
 
 
 def has_pool():
@@ -48,47 +42,6 @@ def or_skip():
         raise unittest.SkipTest(why)
 
 
-def wait_until(what, seconds=30):
-    end = time.monotonic() + seconds
-    while not what():
-        if time.monotonic() > end:
-            raise AssertionError("waited in vain")
-        time.sleep(0.002)
-
-
-class Master:
-    """umbp_master on a free port of the loopback."""
-
-    def __init__(self, listen="127.0.0.1:0"):
-        environment = {k: v for k, v in os.environ.items() if not k.startswith("UMBP_")}
-        self.process = subprocess.Popen([PROGRAM, listen, "0"], env=environment, text=True,
-                                        stdout=subprocess.PIPE, stderr=subprocess.PIPE)
-        self.log = ""
-        self._reader = threading.Thread(target=self._read, daemon=True)
-        self._reader.start()
-        words = self.process.stdout.readline().split()
-        if words[:1] != ["ready"]:
-            self.stop()
-            raise RuntimeError(f"umbp_master did not start: {self.log}")
-        self.address = dict(word.split("=", 1) for word in words[1:])["grpc"].split(",")[0]
-
-    def _read(self):
-        for line in self.process.stderr:
-            self.log += line
-
-    def stop(self, number=signal.SIGTERM):
-        if self.process.poll() is None:
-            self.process.send_signal(number)
-        try:
-            self.process.wait(20)
-        except subprocess.TimeoutExpired:
-            self.process.kill()
-            self.process.wait()
-        self._reader.join(10)
-        self.process.stdout.close()
-        self.process.stderr.close()
-
-
 def client(master, **options):
     """A small client of the pool; a node, unless pool.serve says otherwise."""
     values = {"scheme": "pool", "pool.masters": master.address, "dram.bytes": "32MiB",
@@ -96,5 +49,5 @@ def client(master, **options):
     values.update({name.replace("__", "."): value for name, value in options.items()})
     made = umbp.Client(values)
     if made.config.pool.serve:
-        wait_until(lambda: made.stats()["node.registrations"] > 0)
+        wait_until(lambda: made.stats()["node.registrations"] > 0, "a master has the node")
     return made

@@ -18,6 +18,7 @@ What can't be had raises Unavailable; tests skip with its words, or fail where U
 "sglang" (CI).
 """
 
+import hashlib
 import importlib
 import os
 import subprocess
@@ -25,6 +26,8 @@ import sys
 import tempfile
 import types
 import zipfile
+
+from wait_support import run_threads
 
 VERSION = "0.5.23"
 _WANTED = ("sglang/srt/",)
@@ -150,6 +153,48 @@ def storage_config(**changes):
     }
     values.update(changes)
     return HiCacheStorageConfig(**values)
+
+
+def keys_of(*numbers):
+    """Of pages, as SGLang's radix cache makes them."""
+    return [hashlib.sha256(b"page %d" % number).hexdigest() for number in numbers]
+
+
+def roundtrip(store, pool, pages=(0, 1, 2), seed=0, **named):
+    """Pages out and back in, other bytes between; True if every byte came back. Their keys are those
+    of `seed` and on."""
+    keys = keys_of(*(seed + page for page in pages))
+    before = []
+    for page in pages:
+        pool.fill(page, seed + page + 1)
+        before.append(pool.content(page))
+    assert store.batch_set_v1(keys, pool.indices(pages), **named) == [True] * len(pages)
+    for page in pages:
+        pool.wipe(page)
+    assert store.batch_get_v1(keys, pool.indices(pages)) == [True] * len(pages)
+    return [pool.content(page) for page in pages] == before
+
+
+def read_and_write_in_threads(store, pool):
+    """Eight of them, each with eight pages of `pool` (of 64) and keys to itself."""
+
+    def work(number):
+        pages = [number * 8 + at for at in range(8)]
+        for turn in range(6):
+            assert roundtrip(store, pool, pages, seed=turn * 1000)
+            assert store.batch_exists(keys_of(*(turn * 1000 + page for page in pages))) == 8
+
+    run_threads(8, work)
+
+
+def put_a_chain_and_others(store, pool):
+    """A chain of the pages 0 to 11, its root the oldest (LRU would lose it first), then eight roots."""
+    from sglang.srt.mem_cache.hicache_storage import HiCacheStorageExtraInfo
+
+    for page in list(range(12)) + list(range(20, 28)):
+        info = HiCacheStorageExtraInfo(prefix_keys=keys_of(*range(page)) if page < 12 else [])
+        pool.fill(page, page)
+        assert store.batch_set_v1(keys_of(page), pool.indices([page]), info) == [True]
 
 
 def host_pool(**named):

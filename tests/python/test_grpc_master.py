@@ -5,7 +5,8 @@ import unittest
 
 import grpc
 
-from grpc_support import DRAM, GIB, HBM, SSD, Case, Node, capacity, pb, stubs, wait_until
+from grpc_support import DRAM, GIB, HBM, SSD, Case, Node, capacity, pb, stubs
+from wait_support import wait_until
 
 OUTCOME = pb.RoutePutOutcome
 ALIVE, UNKNOWN = pb.CLIENT_STATUS_ALIVE, pb.CLIENT_STATUS_UNKNOWN
@@ -123,8 +124,8 @@ class Nodes(WithMaster):
         node = Node(self.stub, "a")
         self.assertEqual(node.registered.heartbeat_interval_ms, 500)
         node.add("x")
-        wait_until(lambda: self.lookup("x") == [False])
-        wait_until(lambda: master.metrics()["mori_umbp_client_count"] == 0)
+        wait_until(lambda: self.lookup("x") == [False], "its keys are gone")
+        wait_until(lambda: master.metrics()["mori_umbp_client_count"] == 0, "it is gone")
         reply = node.beat()
         self.assertTrue(reply.status == UNKNOWN or reply.request_full_sync)
         if reply.status == UNKNOWN:

@@ -8,13 +8,14 @@ import socket
 import struct
 import subprocess
 import tempfile
-import time
 import unittest
 import zlib
 
 import grpc
 
-from grpc_support import DRAM, PROGRAM, Case, Master, Node, pb, stubs, wait_until
+from grpc_support import Case, Master, Node, pb, stubs
+from master_support import PROGRAM
+from wait_support import wait_until
 
 STATUS = grpc.StatusCode
 
@@ -116,7 +117,7 @@ class Wire(Case):
                     sock.sendall(seed)
                 elif number % 3 == 2:
                     sock.sendall(b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n" + seed)
-        wait_until(lambda: len(os.listdir(folder)) <= before)
+        wait_until(lambda: len(os.listdir(folder)) <= before, "the connections are closed")
         raw(self.wire, "BatchLookup", b"")
         self.assertEqual(self.master.metrics()["umbp_master_strangers_total"], 100)
 
@@ -262,7 +263,7 @@ class Tls(Case):
         for number in range(50):
             with socket.create_connection((host, int(port)), 20) as sock:
                 sock.sendall(b"\x16\x03\x01" + bytes([number]) * 200)
-        wait_until(lambda: len(os.listdir(folder)) <= before)
+        wait_until(lambda: len(os.listdir(folder)) <= before, "the connections are closed")
         raw(channel, "BatchLookup", b"")
 
     def test_files_that_are_no_certificate_end_the_start(self):
@@ -291,11 +292,9 @@ class Program(Case):
             channel = self.channel(master.address)
             raw(channel, "BatchLookup", b"")
             master.process.send_signal(signal.SIGHUP)
-            wait_until(lambda: "action=none" in master.log)
+            wait_until(lambda: "action=none" in master.log, "it has seen the signal")
             raw(channel, "BatchLookup", b"")
-            begin = time.monotonic()
             self.assertEqual(master.stop(number), 0)
-            self.assertLess(time.monotonic() - begin, 15)
             self.assertIn("stopped", master.log)
 
     def test_health_readiness_and_strange_paths(self):

@@ -2,15 +2,14 @@
 """UMBPClient: the published calls, their results, and what stands in no caller's way."""
 
 import ctypes
-import os
 import subprocess
 import sys
-import threading
-import time
 
 import mori.cpp
 import mori.umbp
 import pytest
+from umbp_support import wait_until_others_run_during
+from wait_support import run_threads, wait_until
 
 KIB = 1024
 MIB = 1024 * KIB
@@ -48,13 +47,6 @@ def client():
     made = mori.umbp.UMBPClient(config_of())
     yield made
     made.close()
-
-
-def wait_until(condition, seconds=20):
-    deadline = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < deadline, "it never came true"
-        time.sleep(0.01)
 
 
 # ---- single values
@@ -416,7 +408,7 @@ def test_a_follower_reads_and_its_puts_are_false(tmp_path):
     pages.fill(0, 9)
     p = pages.base
     assert leader.put_from_ptr("a", p, 4096) and leader.flush()
-    wait_until(lambda: follower.exists("a"))
+    wait_until(lambda: follower.exists("a"), "the follower has read the log")
     assert follower.get_into_ptr("a", pages.ptrs[1], 4096) and pages.read(1) == pages.read(0)
     assert follower.supports_ranged_io() is False
     assert follower.put_from_ptr("b", p, 10) is False
@@ -429,57 +421,25 @@ def test_a_follower_reads_and_its_puts_are_false(tmp_path):
 
 
 def test_threads_run_beside_one_another_while_a_batch_copies(client):
-    """The interpreter's lock is let go: another thread counts while this one copies."""
-    pages = Pages(1, 8 * MIB)
-    counted = [0]
-    over = threading.Event()
-
-    def count():
-        while not over.is_set():
-            counted[0] += 1
-            time.sleep(0)  # gives the lock up by itself
-
-    old = sys.getswitchinterval()
-    sys.setswitchinterval(60)  # so nobody is asked to give the lock up
-    counter = threading.Thread(target=count)
-    try:
-        counter.start()
-        seen = []
-        for turn in range(3):
-            before = counted[0]
-            assert client.batch_put_from_ptr(
-                ["%d.%d" % (turn, at) for at in range(4)], [pages.base] * 4, [8 * MIB] * 4
-            ) == [True] * 4
-            seen.append(counted[0] - before)
-    finally:
-        over.set()
-        sys.setswitchinterval(old)
-        counter.join(20)
-    assert any(seen)
+    pages = Pages(4, 8 * MIB)
+    keys = ["a", "b", "c", "d"]
+    assert client.batch_put_from_ptr(keys, pages.ptrs, pages.sizes) == [True] * 4
+    wait_until_others_run_during(
+        lambda: client.batch_get_into_ptr(keys, pages.ptrs, pages.sizes))
 
 
 def test_many_threads_on_one_client(client):
-    faults = []
-
     def work(number):
-        try:
-            pages = Pages(16)
-            for turn in range(20):
-                keys = ["%d.%d.%d" % (number, turn, at) for at in range(8)]
-                for at in range(8):
-                    pages.fill(at, number * 31 + turn * 7 + at)
-                assert client.batch_put_from_ptr(keys, pages.ptrs[:8], pages.sizes[:8]) == [True] * 8
-                assert client.batch_get_into_ptr(keys, pages.ptrs[8:], pages.sizes[:8]) == [True] * 8
-                assert [pages.read(at) for at in range(8)] == [pages.read(at) for at in range(8, 16)]
-        except BaseException as error:
-            faults.append(error)
+        pages = Pages(16)
+        for turn in range(20):
+            keys = ["%d.%d.%d" % (number, turn, at) for at in range(8)]
+            for at in range(8):
+                pages.fill(at, number * 31 + turn * 7 + at)
+            assert client.batch_put_from_ptr(keys, pages.ptrs[:8], pages.sizes[:8]) == [True] * 8
+            assert client.batch_get_into_ptr(keys, pages.ptrs[8:], pages.sizes[:8]) == [True] * 8
+            assert [pages.read(at) for at in range(8)] == [pages.read(at) for at in range(8, 16)]
 
-    threads = [threading.Thread(target=work, args=(number,)) for number in range(8)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join(60)
-    assert not faults and not any(thread.is_alive() for thread in threads)
+    run_threads(8, work)
 
 
 def test_in_a_forked_child_everything_is_false_and_a_client_of_its_own_works():

@@ -9,6 +9,8 @@ import mori.umbp
 import pool_support
 import pytest
 import umbp
+from master_support import Master
+from wait_support import wait_until
 
 MIB = 1 << 20
 HBM, DRAM, SSD = (mori.umbp.UMBPTierType.HBM, mori.umbp.UMBPTierType.DRAM,
@@ -18,7 +20,7 @@ HBM, DRAM, SSD = (mori.umbp.UMBPTierType.HBM, mori.umbp.UMBPTierType.DRAM,
 @pytest.fixture(scope="module")
 def master():
     pool_support.or_skip()
-    made = pool_support.Master()
+    made = Master()
     yield made
     made.stop()
 
@@ -79,7 +81,7 @@ def test_what_one_client_puts_another_gets(client_of):
     assert one.register_memory(ptrs[0], sizes[0]) is True
     assert one.register_memory(ptrs[0], sizes[0]) is True  # again: as published, no failure
     assert one.batch_put_from_ptr_with_depth(keys, ptrs, sizes, list(range(8))) == [True] * 8
-    pool_support.wait_until(lambda: two.batch_exists_consecutive(keys) == 8)
+    wait_until(lambda: two.batch_exists_consecutive(keys) == 8, "two knows them")
     targets = [Buffer(bytes(100_000)) for _ in range(8)]
     assert two.batch_get_into_ptr(keys + ["none"], [b.ptr for b in targets] + [targets[0].ptr],
                                   sizes + [5]) == [True] * 8 + [False]
@@ -99,7 +101,7 @@ def test_ranges_of_a_value_are_read_by_another_client(client_of):
     source, target = Buffer(bytes(range(256))), Buffer(bytes(16))
     assert one.batch_put_ranges_from_ptr(["r"], [256], [[source.ptr + 128, source.ptr]],
                                          [[128, 128]], [[128, 0]]) == [True]
-    pool_support.wait_until(lambda: two.exists("r"))
+    wait_until(lambda: two.exists("r"), "two knows it")
     assert two.batch_get_ranges_into_ptr(["r"], [[target.ptr]], [[16]], [[100]]) == [True]
     assert target.memory.raw == bytes(range(100, 116))
 

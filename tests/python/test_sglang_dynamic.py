@@ -1,28 +1,15 @@
 # SPDX-License-Identifier: Apache-2.0
 """Our own SGLang backend, made as SGLang makes it: by its factory, from a module path."""
 
-import hashlib
-import threading
-import time
-
 import pytest
 import sglang_support
+from sglang_support import keys_of, roundtrip
+from wait_support import wait_until
 
 
 @pytest.fixture(scope="module", autouse=True)
 def sglang():
     sglang_support.or_skip()
-
-
-def keys_of(*numbers):
-    return [hashlib.sha256(b"page %d" % number).hexdigest() for number in numbers]
-
-
-def wait_until(condition, seconds=20):
-    deadline = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < deadline, "it never came true"
-        time.sleep(0.01)
 
 
 @pytest.fixture
@@ -50,19 +37,6 @@ def store_of(monkeypatch):
     yield make
     for store in stores:
         store.close()
-
-
-def roundtrip(store, pool, pages=(0, 1, 2), **named):
-    keys = keys_of(*pages)
-    before = []
-    for page in pages:
-        pool.fill(page, page + 1)
-        before.append(pool.content(page))
-    assert store.batch_set_v1(keys, pool.indices(pages), **named) == [True] * len(pages)
-    for page in pages:
-        pool.wipe(page)
-    assert store.batch_get_v1(keys, pool.indices(pages)) == [True] * len(pages)
-    return [pool.content(page) for page in pages] == before
 
 
 @pytest.mark.parametrize("layout", ["page_first", "layer_first"])
@@ -136,18 +110,11 @@ def test_split_heads_are_values_of_their_own_at_the_depth_of_their_page(store_of
 
 
 def test_deep_pages_leave_before_their_prefix(store_of):
-    from sglang.srt.mem_cache.hicache_storage import HiCacheStorageExtraInfo
-
     pool = sglang_support.host_pool(pages=64, row_bytes=4096, layers=4, page_size=4)
     store = store_of(pool, {"dram.bytes": 32 * pool.part_bytes,
                             "eviction.policy": "prefix_aware_lru",
                             "eviction.candidate_window": 64})
-    for page in range(12):
-        info = HiCacheStorageExtraInfo(prefix_keys=keys_of(*range(page)))
-        assert store.batch_set_v1(keys_of(page), pool.indices([page]), info) == [True]
-    for page in range(20, 28):
-        info = HiCacheStorageExtraInfo(prefix_keys=[])
-        assert store.batch_set_v1(keys_of(page), pool.indices([page]), info) == [True]
+    sglang_support.put_a_chain_and_others(store, pool)
     assert 0 < store.batch_exists(keys_of(*range(12))) < 12
 
 
@@ -267,7 +234,7 @@ def test_ranks_that_hold_the_same_bytes_share_one_directory(store_of, tmp_path):
     assert roundtrip(leader, pool, pages=(0, 1))
     assert leader.flush()
     before = pool.content(0), pool.content(1)
-    wait_until(lambda: follower.batch_exists(keys_of(0, 1)) == 2)
+    wait_until(lambda: follower.batch_exists(keys_of(0, 1)) == 2, "the follower has read the log")
     pool.wipe(0), pool.wipe(1)
     assert follower.batch_get_v1(keys_of(0, 1), pool.indices([0, 1])) == [True, True]
     assert (pool.content(0), pool.content(1)) == before
@@ -338,28 +305,4 @@ def test_after_close_everything_is_a_miss_and_nothing_raises(store_of, caplog):
 
 def test_many_threads_read_and_write_their_own_bytes(store_of):
     pool = sglang_support.host_pool(pages=64, row_bytes=1024)
-    store = store_of(pool)
-    faults = []
-
-    def work(number):
-        try:
-            for turn in range(6):
-                pages = [number * 8 + at for at in range(8)]
-                keys = keys_of(*(turn * 1000 + page for page in pages))
-                for page in pages:
-                    pool.fill(page, turn * 1000 + page)
-                before = [pool.content(page) for page in pages]
-                assert store.batch_set_v1(keys, pool.indices(pages)) == [True] * 8
-                for page in pages:
-                    pool.wipe(page)
-                assert store.batch_get_v1(keys, pool.indices(pages)) == [True] * 8
-                assert [pool.content(page) for page in pages] == before
-        except BaseException as error:
-            faults.append(error)
-
-    threads = [threading.Thread(target=work, args=(number,)) for number in range(8)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join(120)
-    assert not faults and not any(thread.is_alive() for thread in threads)
+    sglang_support.read_and_write_in_threads(store_of(pool), pool)

@@ -8,6 +8,7 @@ import sys
 import pool_support
 import pytest
 import sglang_support
+from master_support import Master
 
 HERE = os.path.dirname(os.path.abspath(__file__))
 EXAMPLES = os.path.join(os.path.dirname(os.path.dirname(HERE)), "examples")
@@ -28,7 +29,7 @@ def test_the_example_runs(name, words, tmp_path):
 
 def test_the_example_of_the_pool_runs(tmp_path):
     pool_support.or_skip()
-    master = pool_support.Master()
+    master = Master()
     try:
         assert "reads the same: True" in run("sglang_pool.py", tmp_path, master.address)
     finally:

@@ -1,32 +1,15 @@
 # SPDX-License-Identifier: Apache-2.0
 """SGLang's own UMBPStore and host allocator, unchanged, over umbp."""
 
-import hashlib
-import threading
-import time
-
 import pytest
 import sglang_support
+from sglang_support import keys_of, roundtrip
+from wait_support import wait_until
 
 
 @pytest.fixture(scope="module", autouse=True)
 def sglang():
     sglang_support.or_skip()
-
-
-def page_key(number):
-    return hashlib.sha256(b"page %d" % number).hexdigest()
-
-
-def keys_of(*numbers):
-    return [page_key(number) for number in numbers]
-
-
-def wait_until(condition, seconds=20):
-    deadline = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < deadline, "it never came true"
-        time.sleep(0.01)
 
 
 @pytest.fixture
@@ -52,20 +35,6 @@ def store_of(monkeypatch):
     yield make
     for store in stores:
         store.close()
-
-
-def roundtrip(store, pool, pages=(0, 1, 2), **extra):
-    """Pages out and back in, other bytes between; True if every byte came back."""
-    keys = keys_of(*pages)
-    before = []
-    for page in pages:
-        pool.fill(page, page + 1)
-        before.append(pool.content(page))
-    assert store.batch_set_v1(keys, pool.indices(pages), **extra) == [True] * len(pages)
-    for page in pages:
-        pool.wipe(page)
-    assert store.batch_get_v1(keys, pool.indices(pages)) == [True] * len(pages)
-    return [pool.content(page) for page in pages] == before
 
 
 def test_it_is_sglangs_own_file_and_class(store_of):
@@ -127,21 +96,12 @@ def test_a_missing_page_is_false_and_its_neighbours_are_not(store_of):
 
 
 def test_deep_pages_leave_before_their_prefix(store_of):
-    from sglang.srt.mem_cache.hicache_storage import HiCacheStorageExtraInfo
-
     pool = sglang_support.host_pool(pages=64, row_bytes=4096, layers=4, page_size=4)
     page_bytes = 2 * pool.part_bytes
     store = store_of(pool, {"dram_capacity_bytes": 16 * page_bytes,
                             "eviction_policy": "prefix_aware_lru",
                             "eviction_candidate_window": 64})
-    # One chain of 12 pages, the first of them the oldest: plain LRU would lose the root first.
-    for page in range(12):
-        info = HiCacheStorageExtraInfo(prefix_keys=keys_of(*range(page)))
-        pool.fill(page, page)
-        assert store.batch_set_v1(keys_of(page), pool.indices([page]), info) == [True]
-    for page in range(20, 28):
-        info = HiCacheStorageExtraInfo(prefix_keys=[])
-        assert store.batch_set_v1(keys_of(page), pool.indices([page]), info) == [True]
+    sglang_support.put_a_chain_and_others(store, pool)
     held = store.batch_exists(keys_of(*range(12)))
     assert 0 < held < 12, "the root is held and the leaf is not"
 
@@ -229,14 +189,14 @@ def test_followers_read_what_their_leader_wrote(store_of, tmp_path):
     assert leader.flush()
     before = pool.content(0), pool.content(1)
     for follower in (early, late):
-        wait_until(lambda: follower.batch_exists(keys_of(0, 1)) == 2)
+        wait_until(lambda: follower.batch_exists(keys_of(0, 1)) == 2, "it has read the log")
         pool.wipe(0), pool.wipe(1)
         assert follower.batch_get_v1(keys_of(0, 1), pool.indices([0, 1])) == [True, True]
         assert (pool.content(0), pool.content(1)) == before
         # SGLang says True for a follower; the client itself refuses.
         assert follower.batch_set_v1(keys_of(7), pool.indices([7])) == [True]
         assert follower.client.put_from_ptr("x", pool.kv_buffer.data_ptr(), 8) is False
-        assert not leader.exists(page_key(7) + "__k")
+        assert not leader.exists(keys_of(7)[0] + "__k")
 
 
 def test_ranks_without_mla_have_directories_of_their_own(store_of, tmp_path):
@@ -258,32 +218,7 @@ def test_sglangs_host_tensors_come_from_umbp(store_of, monkeypatch, hugepages):
 
 def test_many_threads_read_and_write_their_own_bytes(store_of):
     pool = sglang_support.host_pool(pages=64, row_bytes=1024)
-    store = store_of(pool)
-    faults = []
-
-    def work(number):
-        try:
-            for turn in range(6):
-                pages = [number * 8 + at for at in range(8)]
-                keys = keys_of(*(turn * 1000 + page for page in pages))
-                for page in pages:
-                    pool.fill(page, turn * 1000 + page)
-                before = [pool.content(page) for page in pages]
-                assert store.batch_set_v1(keys, pool.indices(pages)) == [True] * 8
-                for page in pages:
-                    pool.wipe(page)
-                assert store.batch_get_v1(keys, pool.indices(pages)) == [True] * 8
-                assert [pool.content(page) for page in pages] == before
-                assert store.batch_exists(keys) == 8
-        except BaseException as error:
-            faults.append(error)
-
-    threads = [threading.Thread(target=work, args=(number,)) for number in range(8)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join(120)
-    assert not faults and not any(thread.is_alive() for thread in threads)
+    sglang_support.read_and_write_in_threads(store_of(pool), pool)
 
 
 def test_the_node_daemon_is_refused_with_a_reason(store_of, monkeypatch):

@@ -2,7 +2,6 @@
 """SGLang's own UMBPStore in distributed mode, and our plug-in with the pool: two processes (and ranks
 of one) that share pages by a master of the test's own."""
 
-import hashlib
 import os
 import subprocess
 import sys
@@ -10,6 +9,9 @@ import sys
 import pool_support
 import pytest
 import sglang_support
+from master_support import Master
+from sglang_support import keys_of
+from wait_support import wait_until
 
 HERE = os.path.dirname(os.path.abspath(__file__))
 PAGES = [0, 1, 2, 3]
@@ -23,13 +25,9 @@ def sglang():
 @pytest.fixture(scope="module")
 def master():
     pool_support.or_skip()
-    made = pool_support.Master()
+    made = Master()
     yield made
     made.stop()
-
-
-def keys_of(*numbers):
-    return [hashlib.sha256(b"page %d" % number).hexdigest() for number in numbers]
 
 
 def mori_settings(master, number):
@@ -112,7 +110,7 @@ def test_pages_of_another_process_are_found_and_read(master, made, kind):
         assert other.stdout.readline() == "stored True\n"
         expected = fill(pool, 7)
         wipe(pool)
-        pool_support.wait_until(lambda: store.batch_exists(keys_of(*PAGES, 99)) == len(PAGES))
+        wait_until(lambda: store.batch_exists(keys_of(*PAGES, 99)) == len(PAGES), "they are known")
         assert store.batch_get_v1(keys_of(*PAGES), pool.indices(PAGES)) == [True] * len(PAGES)
         assert [pool.content(page) for page in PAGES] == expected
         # A page that is somewhere is stored, and keeps its first bytes.
@@ -150,7 +148,7 @@ def test_every_rank_of_mla_puts_and_gets_in_the_pool(master, made):
     keys = keys_of(*(200 + page for page in PAGES))
     expected = fill(pools[1], 55)
     assert stores[1].batch_set_v1(keys, pools[1].indices(PAGES)) == [True] * len(PAGES)
-    pool_support.wait_until(lambda: stores[0].batch_exists(keys) == len(PAGES))
+    wait_until(lambda: stores[0].batch_exists(keys) == len(PAGES), "they are known")
     assert stores[0].batch_get_v1(keys, pools[0].indices(PAGES)) == [True] * len(PAGES)
     assert [pools[0].content(page) for page in PAGES] == expected
 
@@ -191,7 +189,7 @@ def test_ranks_of_our_plug_in_are_nodes_with_names_ports_and_directories_of_thei
     keys = keys_of(*(300 + page for page in PAGES))
     assert stores[0].batch_set_v1(keys, pool.indices(PAGES)) == [True] * len(PAGES)
     other = stores[1]._pools["kv"].host_pool
-    pool_support.wait_until(lambda: stores[1].batch_exists(keys) == len(PAGES))
+    wait_until(lambda: stores[1].batch_exists(keys) == len(PAGES), "they are known")
     assert stores[1].batch_get_v1(keys, other.indices(PAGES)) == [True] * len(PAGES)
     assert [other.content(page) for page in PAGES] == expected
 

@@ -2,13 +2,13 @@
 """Batches in every form, and batches that are wrong."""
 import array
 import ctypes
-import gc
 import threading
 import unittest
 
 import umbp
 from umbp import Status
 from umbp_support import Case, rng
+from wait_support import threads_beside, wait_until
 
 try:
     import numpy
@@ -305,64 +305,48 @@ class Held(Case):
         client = self.small(dram={"bytes": "64MiB"})
         random = rng()
         count = 64
-        stop = threading.Event()
         values = [bytes([i]) * 4096 for i in range(count)]
         client.batch_put(keys_of(count), values)
         keys, into = keys_of(count), [bytearray(4096) for _ in range(count)]
         problems = []
 
         def disturb():
-            while not stop.is_set():
-                i = random.randrange(count)
-                keys[i] = "".join(["k", str(i)])  # another object, the same key
-                into[i] = bytearray(4096)
-                try:
-                    into[i].clear()
-                except BufferError:
-                    pass
-                into[i] = bytearray(4096)
+            i = random.randrange(count)
+            keys[i] = "".join(["k", str(i)])  # another object, the same key
+            into[i] = bytearray(4096)
+            try:
+                into[i].clear()
+            except BufferError:
+                pass
+            into[i] = bytearray(4096)
 
-        thread = threading.Thread(target=disturb)
-        thread.start()
-        try:
+        with threads_beside(1, disturb):
             for _ in range(300):
                 statuses = client.batch_get(keys, into)
                 wrong = [s for s in statuses if s not in (OK, Status.SIZE_MISMATCH)]
                 if wrong:
                     problems.append(wrong)
-        finally:
-            stop.set()
-            thread.join()
         self.assertEqual(problems, [])
 
     def test_a_buffer_cannot_be_resized_while_a_call_reads_it(self):
         client = self.small(dram={"bytes": "256MiB"})
         value = bytearray(32 << 20)
-        seen = threading.Event()
-        stop = threading.Event()
-        refused = []
+        refused = threading.Event()
 
         def resize():
-            while not stop.is_set():
-                try:
-                    value.append(0)
-                    del value[-1]
-                except BufferError:
-                    refused.append(1)
-                    seen.set()
+            try:
+                value.append(0)
+                del value[-1]
+            except BufferError:
+                refused.set()
 
-        thread = threading.Thread(target=resize)
-        thread.start()
-        try:
-            for i in range(200):
-                client.put("k", value)
-                client.remove("k")
-                if seen.is_set():
-                    break
-        finally:
-            stop.set()
-            thread.join()
-        self.assertTrue(refused)
+        def put():
+            client.put("k", value)
+            client.remove("k")
+            return refused.is_set()
+
+        with threads_beside(1, resize):
+            wait_until(put, "a resize is refused")
 
 
 class Ranges(Case):

@@ -5,12 +5,12 @@ import os
 import pathlib
 import pickle
 import tempfile
-import threading
 import unittest
 
 import umbp
 from umbp import Config, Status
 from umbp_support import Case
+from wait_support import run_threads
 
 
 class Options(Case):
@@ -184,24 +184,16 @@ class Sources(Case):
             path = pathlib.Path(folder, "umbp.conf")
             path.write_text("[dram]\n" + "bytes = 8MiB\n" * 1)
             config = Config()
-            surprises = []
 
-            def use():
+            def use(_):
                 for _ in range(300):
                     try:
                         config.load_file(path)
                         config.get("dram.bytes")
                     except umbp.BusyError:
                         pass
-                    except Exception as error:
-                        surprises.append(error)
 
-            threads = [threading.Thread(target=use) for _ in range(4)]
-            for thread in threads:
-                thread.start()
-            for thread in threads:
-                thread.join()
-            self.assertEqual(surprises, [])
+            run_threads(4, use)
             self.assertEqual(config.dram.bytes, 8 << 20)
 
 

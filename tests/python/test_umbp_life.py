@@ -3,9 +3,7 @@
 import gc
 import os
 import signal
-import sys
 import threading
-import time
 import unittest
 import warnings
 import weakref
@@ -13,7 +11,8 @@ import weakref
 import umbp
 from umbp import Status
 import umbp_support
-from umbp_support import Case, client, ssd_folder, wait_until
+from umbp_support import Case, client, ssd_folder, wait_until_others_run_during
+from wait_support import run_threads, threads_beside
 
 
 def every_call(made):
@@ -122,83 +121,39 @@ class Closing(Case):
 class Threads(Case):
     def test_many_threads_use_one_client(self):
         made = self.small(dram={"bytes": "64MiB"})
-        problems = []
 
         def work(number):
-            try:
-                for i in range(200):
-                    key = f"{number % 4}-{i}"
-                    value = key.encode() * 50
-                    made.put(key, value)
-                    if made.get(key) != value:
-                        problems.append(key)
-                    made.batch_exists([key] * 5)
-            except Exception as error:
-                problems.append(error)
+            for i in range(200):
+                key = f"{number % 4}-{i}"
+                value = key.encode() * 50
+                made.put(key, value)
+                self.assertEqual(made.get(key), value)
+                self.assertEqual(made.batch_exists([key] * 5), [True] * 5)
 
-        threads = [threading.Thread(target=work, args=(n,)) for n in range(8)]
-        for thread in threads:
-            thread.start()
-        for thread in threads:
-            thread.join()
-        self.assertEqual(problems, [])
+        run_threads(8, work)
 
     def test_closing_amid_calls_is_safe(self):
         for _ in range(10):
             made = client()
             made.put("k", bytes(100000))
-            begun = threading.Barrier(5)
-            ends = []
+            begun = threading.Barrier(5, timeout=60)
 
-            def work():
+            def work(number):
                 begun.wait()
-                try:
+                if number == 0:
+                    made.close()
+                    return
+                with self.assertRaises(umbp.ClosedError):
                     while True:
                         made.get("k", bytearray(100000))
-                except umbp.Error as error:
-                    ends.append(error.status)
 
-            threads = [threading.Thread(target=work) for _ in range(4)]
-            for thread in threads:
-                thread.start()
-            begun.wait()
-            made.close()
-            for thread in threads:
-                thread.join(30)
-                self.assertFalse(thread.is_alive())
-            self.assertEqual(ends, [Status.CLOSED] * 4)
+            run_threads(5, work)
 
     def test_others_run_while_a_call_is_in_the_library(self):
-        """The GIL is released: a thread counts while this one is in single, long calls."""
         made = self.small(dram={"bytes": "256MiB", "prefault": True})
         made.put("k", bytes(64 << 20))
         into = bytearray(64 << 20)
-        count = 0
-        stop = False
-        advanced = []
-
-        def work():
-            nonlocal count
-            while not stop:
-                count += 1
-                time.sleep(0)  # this one always gives it up
-
-        thread = threading.Thread(target=work)
-        interval = sys.getswitchinterval()
-        sys.setswitchinterval(1000)  # nobody is made to give the GIL up
-        thread.start()
-        try:
-            for _ in range(50):
-                before = count
-                made.get("k", into)
-                advanced.append(count - before)
-                if advanced[-1]:
-                    break
-        finally:
-            stop = True
-            sys.setswitchinterval(interval)
-            thread.join()
-        self.assertTrue(any(advanced))
+        wait_until_others_run_during(lambda: made.get("k", into))
 
 
 class Signals(Case):
@@ -339,16 +294,10 @@ class Forks(Case):
     def test_a_child_gets_a_clear_error_and_no_deadlock(self):
         made = self.small()
         made.put("k", b"v")
-        stop = threading.Event()
 
         def work():
-            while not stop.is_set():
-                made.get("k")
-                made.put("k2", b"v")
-
-        threads = [threading.Thread(target=work) for _ in range(3)]
-        for thread in threads:
-            thread.start()
+            made.get("k")
+            made.put("k2", b"v")
 
         def child():
             for call in every_call(made):
@@ -360,16 +309,10 @@ class Forks(Case):
                 else:
                     raise AssertionError("no error in a child")
             made.close()
-            gone = weakref.ref(made)
-            gone = None
 
-        try:
+        with threads_beside(3, work):
             for _ in range(5):
                 self.in_child(child)
-        finally:
-            stop.set()
-            for thread in threads:
-                thread.join()
         self.assertEqual(made.get("k"), b"v")
 
     def test_a_child_can_make_a_client_of_its_own(self):

@@ -3,13 +3,14 @@
 import os
 import subprocess
 import sys
-import threading
 import unittest
 
 import pool_support
 import umbp
 import umbp_support
-from umbp_support import KIB, wait_until
+from master_support import Master
+from umbp_support import KIB
+from wait_support import run_threads, wait_until
 
 
 class WithoutPool(umbp_support.Case):
@@ -43,7 +44,7 @@ class Pool(umbp_support.Case):
     @classmethod
     def setUpClass(cls):
         pool_support.or_skip()
-        cls.master = pool_support.Master()
+        cls.master = Master()
         cls.addClassCleanup(cls.master.stop)
 
     def node(self, **options):
@@ -58,7 +59,7 @@ class Pool(umbp_support.Case):
                          ("pool", True, "pool"))
         value = os.urandom(300 * KIB)
         self.assertTrue(one.put("shared", value))
-        wait_until(lambda: "shared" in two and "shared" in asker)
+        wait_until(lambda: "shared" in two and "shared" in asker, "both know it")
         self.assertEqual(two.get("shared"), value)
         self.assertEqual(asker.get("shared"), value)
         into = bytearray(len(value))
@@ -66,7 +67,7 @@ class Pool(umbp_support.Case):
                          [umbp.Status.OK, umbp.Status.NOT_FOUND])
         self.assertEqual(into, value)
         self.assertTrue(asker.remove("shared"))
-        wait_until(lambda: "shared" not in one)
+        wait_until(lambda: "shared" not in one, "it is removed everywhere")
 
     def test_a_client_without_a_store_puts_into_nodes_and_ranges_come_back(self):
         self.node()
@@ -79,7 +80,7 @@ class Pool(umbp_support.Case):
         self.assertEqual(asker.batch_put_ranges(["r"], [64 * KIB], [[memory.pointer + half,
                                                                      memory.pointer]],
                                                 [[half, half]], [[0, half]]), [umbp.Status.OK])
-        wait_until(lambda: "r" in asker)
+        wait_until(lambda: "r" in asker, "it is known")
         self.assertEqual(asker.get("r"), bytes(view[half:]) + bytes(view[:half]))
         asker.deregister_memory(memory)
         view.release()
@@ -178,27 +179,18 @@ class Pool(umbp_support.Case):
 
     def test_threads_put_and_get_through_two_nodes_at_once(self):
         nodes = [self.node(), self.node()]
-        failures = []
 
         def work(number):
             mine, other = nodes[number % 2], nodes[1 - number % 2]
             keys = [f"t{number}-{at}" for at in range(20)]
             values = [os.urandom(8 * KIB) for _ in keys]
-            try:
-                assert all(s.is_success for s in mine.batch_put(keys, values))
-                wait_until(lambda: all(other.batch_exists(keys)))
-                into = [bytearray(8 * KIB) for _ in keys]
-                assert other.batch_get(keys, into) == [umbp.Status.OK] * len(keys)
-                assert into == values
-            except Exception as error:
-                failures.append(error)
+            assert all(s.is_success for s in mine.batch_put(keys, values))
+            wait_until(lambda: all(other.batch_exists(keys)), "the other node knows them")
+            into = [bytearray(8 * KIB) for _ in keys]
+            assert other.batch_get(keys, into) == [umbp.Status.OK] * len(keys)
+            assert into == values
 
-        threads = [threading.Thread(target=work, args=(number,)) for number in range(4)]
-        for thread in threads:
-            thread.start()
-        for thread in threads:
-            thread.join()
-        self.assertEqual(failures, [])
+        run_threads(4, work)
 
     def test_a_forked_child_is_refused_and_makes_a_client_of_its_own(self):
         umbp_support.or_skip_forks()
@@ -242,7 +234,7 @@ class Pool(umbp_support.Case):
         try:
             self.assertTrue(node.stdout.readline().startswith("ready"))
             asker = self.node(pool__serve=False)
-            wait_until(lambda: self._puts(asker))
+            wait_until(lambda: self._puts(asker), "there is a node to put into")
             self.assertEqual(asker.get("for the node"), b"bytes")
         finally:
             node.terminate()

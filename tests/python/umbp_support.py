@@ -11,6 +11,7 @@ import time
 import unittest
 
 import umbp
+from wait_support import threads_beside, wait_until
 
 KIB = 1 << 10
 MIB = 1 << 20
@@ -43,13 +44,28 @@ def or_skip_forks():
             raise unittest.SkipTest("a forked child can hang in AddressSanitizer's own malloc")
 
 
-def wait_until(what, seconds=30):
-    """Until `what()` is true; fails after some time that no working machine needs."""
-    end = time.monotonic() + seconds
-    while not what():
-        if time.monotonic() > end:
-            raise AssertionError("waited in vain")
-        time.sleep(0.002)
+def wait_until_others_run_during(call):
+    """Until another thread has run while this one was in `call()`, which so lets go of the GIL:
+    nobody is made to give it up meanwhile."""
+    turns = 0
+
+    def work():
+        nonlocal turns
+        turns += 1
+        time.sleep(0)  # this one always gives it up
+
+    def others_ran():
+        before = turns
+        call()
+        return turns > before
+
+    interval = sys.getswitchinterval()
+    sys.setswitchinterval(1000)
+    try:
+        with threads_beside(1, work):
+            wait_until(others_ran, "another thread runs during the call")
+    finally:
+        sys.setswitchinterval(interval)
 
 
 def run_python(code, timeout=120, environment=None, **options):
