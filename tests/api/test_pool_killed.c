@@ -1,8 +1,8 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
  * A cluster of processes under load, and kill -9 at seeded moments: of a node, a client, the
- * master. What is asked: no wrong byte, no call past its deadline plus a second, and on the
- * survivors every page, pin and reservation comes back.
+ * master. What is asked: no wrong byte, no call past its deadline plus a second, the index says
+ * soon what the nodes have, and on the survivors every page, pin and reservation comes back.
  */
 #include "support_cluster.h"
 
@@ -75,6 +75,16 @@ static void gives_everything_back(struct test_member *member)
     test_member_stat_becomes(member, "index.entries", 0);
 }
 
+/* Asked by somebody who has no part in it. */
+static void index_agrees(const struct test_master *master, struct test_member *nodes,
+                         unsigned count)
+{
+    struct test_member asker;
+    test_member_start(&asker, master, client_options);
+    test_index_agrees_on_load(&asker, nodes, count, LOAD_KEYS);
+    test_member_end(&asker);
+}
+
 static unsigned rounds(void) { return test_is_slow() ? 1 : 3; }
 
 static void nodes_are_killed(const char *const *node_options, const char *const *user_options)
@@ -104,6 +114,7 @@ static void nodes_are_killed(const char *const *node_options, const char *const 
     load_goes_on(&user);
     result_is_sound(test_member_load_stop(&user));
     result_is_sound(test_member_load_stop(&nodes[0]));
+    index_agrees(&master, nodes, 3);
     for (unsigned i = 0; i < 3; i++) {
         gives_everything_back(&nodes[i]);
     }
@@ -157,6 +168,7 @@ static void clients_are_killed(const char *const *node_options, const char *cons
     assert_int_equal(test_member_put(&other, whole).ok, 100);
     assert_int_equal(test_member_get(&other, whole).ok, 100);
     test_member_stat_becomes(&node, "fds", fds);
+    index_agrees(&master, &node, 1);
     gives_everything_back(&node);
     test_member_end(&other);
     test_member_end(&node);
@@ -255,6 +267,7 @@ static void a_master_that_is_killed_under_load_costs_misses_only(void **state)
         load_goes_on(&user);
     }
     result_is_sound(test_member_load_stop(&user));
+    index_agrees(&master, &node, 1);
     gives_everything_back(&node);
     test_member_end(&user);
     test_member_end(&node);

@@ -463,6 +463,73 @@ void test_member_is_idle(struct test_member *member)
     }
 }
 
+struct agreement {
+    struct test_member *asker;
+    struct test_member *nodes;
+    unsigned count;
+    struct test_set set;
+    char differs[160]; /* one of which they disagree */
+};
+
+static void ask_found(struct test_member *member, const char *verb, struct test_set set, char *all)
+{
+    char found[TEST_FOUND_MAX + 2] = "";
+    test_member_tell(member, "%s %s %" PRIu64 " %" PRIu32 " 0", verb, set.prefix, set.first,
+                     set.count);
+    const char *line = test_member_answer(member, ANSWER_MS);
+    if (sscanf(line, "OK %901s", found) != 1 || strlen(found) != set.count) {
+        fail_msg("%s: %s", verb, line);
+    }
+    for (uint32_t i = 0; i < set.count; i++) {
+        all[i] = (char)(all[i] | found[i]);
+    }
+}
+
+static bool agrees(void *context)
+{
+    struct agreement *agreement = context;
+    char own[TEST_FOUND_MAX] = "";
+    char seen[TEST_FOUND_MAX] = "";
+    for (unsigned i = 0; i < agreement->count; i++) {
+        ask_found(&agreement->nodes[i], "own", agreement->set, own);
+    }
+    ask_found(agreement->asker, "seen", agreement->set, seen);
+    for (uint32_t i = 0; i < agreement->set.count; i++) {
+        if (own[i] != seen[i]) {
+            snprintf(agreement->differs, sizeof(agreement->differs), "%s-%" PRIu64 " is %s",
+                     agreement->set.prefix, agreement->set.first + i,
+                     seen[i] == '1' ? "in the index and nowhere else"
+                                    : "on a node and not in the index");
+            return false;
+        }
+    }
+    return true;
+}
+
+void test_index_agrees(struct test_member *asker, struct test_member *nodes, unsigned count,
+                       struct test_set set)
+{
+    struct agreement agreement = {.asker = asker, .nodes = nodes, .count = count, .set = set};
+    assert_in_range(set.count, 1, TEST_FOUND_MAX);
+    if (!test_wait_until(agrees, &agreement, 20000)) {
+        fail_msg("%s", agreement.differs);
+    }
+}
+
+void test_index_agrees_on_load(struct test_member *asker, struct test_member *nodes, unsigned count,
+                               uint64_t keys)
+{
+    uint64_t began_ns = test_now_ns();
+    for (unsigned kind = 0; kind < TEST_LOAD_KINDS; kind++) {
+        char prefix[16];
+        snprintf(prefix, sizeof(prefix), "load%u", kind);
+        test_index_agrees(asker, nodes, count,
+                          (struct test_set){prefix, 0, (uint32_t)keys + TEST_LOAD_BATCH, 0});
+    }
+    printf("the index agrees with the nodes after %.0f ms\n",
+           (double)(test_now_ns() - began_ns) / 1e6);
+}
+
 void test_pool_client_is_idle(struct umbp_client *client)
 {
     for (size_t i = 0; idle_names[i] != NULL; i++) {

@@ -70,7 +70,10 @@ struct test_tally test_set_put(struct umbp_client *client, struct test_set set);
 struct test_tally test_set_get(struct umbp_client *client, struct test_set set);
 struct test_tally test_set_exists(struct umbp_client *client, struct test_set set);
 
-/* Puts and gets of random values by threads, until stopped. */
+/* Puts and gets of random values by threads, until stopped: of the sets "load0" to "load7", numbers
+ * 0 to keys + TEST_LOAD_BATCH. */
+#define TEST_LOAD_KINDS 8u
+#define TEST_LOAD_BATCH 24u
 struct test_load;
 struct test_load_result {
     uint64_t calls;
@@ -133,6 +136,16 @@ void test_member_end(struct test_member *member);
 /* Fails the test unless nothing is in use: no operation, pin, slot, reservation. Waits up to 20 s.
  */
 void test_member_is_idle(struct test_member *member);
+
+/* Waits up to 20 s until the index, as `asker` is told, says of these values what the nodes' stores
+ * say; fails the test, and names one, if it does not. The asker has no store, and put none of
+ * them. At most TEST_FOUND_MAX. */
+#define TEST_FOUND_MAX 900u
+void test_index_agrees(struct test_member *asker, struct test_member *nodes, unsigned count,
+                       struct test_set set);
+/* The same of all that a load of `keys` keys may have put; prints how long it took. */
+void test_index_agrees_on_load(struct test_member *asker, struct test_member *nodes, unsigned count,
+                               uint64_t keys);
 
 /* The options of a client in this process: those of members, then these. */
 struct umbp_client *test_pool_client(const struct test_master *master, const char *const *options);

@@ -15,7 +15,6 @@
 
 #define STATS_MAX 256
 #define LOAD_THREADS_MAX 16u
-#define LOAD_BATCH 24u
 
 /* ------------------------------------------------------------------------------ sets ---- */
 
@@ -194,7 +193,7 @@ struct test_load {
 static uint64_t load_bytes(unsigned kind)
 {
     static const uint64_t sizes[] = {0, 1, 100, 4096, 65535, 65536, 70000, 300000};
-    return sizes[kind % 8];
+    return sizes[kind % TEST_LOAD_KINDS];
 }
 
 static void load_add(struct test_load *load, const struct test_tally *tally)
@@ -219,11 +218,11 @@ static void *load_run(void *context)
     struct test_load *load = self->load;
     while (!atomic_load(&load->stop)) {
         char prefix[16];
-        unsigned kind = (unsigned)test_rng_below(&self->rng, 8);
+        unsigned kind = (unsigned)test_rng_below(&self->rng, TEST_LOAD_KINDS);
         snprintf(prefix, sizeof(prefix), "load%u", kind);
         struct test_set set = {.prefix = prefix,
                                .first = test_rng_below(&self->rng, load->keys),
-                               .count = 1 + (uint32_t)test_rng_below(&self->rng, LOAD_BATCH),
+                               .count = 1 + (uint32_t)test_rng_below(&self->rng, TEST_LOAD_BATCH),
                                .bytes = load_bytes(kind)};
         struct test_tally tally = test_rng_below(&self->rng, 3) ? test_set_get(load->client, set)
                                                                 : test_set_put(load->client, set);
@@ -362,6 +361,56 @@ static void do_set(struct umbp_client *client, const char *verb, struct test_set
         tally.failed, (int)tally.failure, tally.ms);
 }
 
+struct listed {
+    struct test_set set;
+    uint8_t *found;
+};
+
+static bool list_one(void *context, const struct umbp_entry_info *info)
+{
+    struct listed *listed = context;
+    char room[TEST_KEY_ROOM] = "";
+    size_t prefix_bytes = strlen(listed->set.prefix);
+    if (info->key.bytes > prefix_bytes + 1 && info->key.bytes < sizeof(room)) {
+        memcpy(room, info->key.data, info->key.bytes);
+        if (memcmp(room, listed->set.prefix, prefix_bytes) == 0 && room[prefix_bytes] == '-') {
+            uint64_t number = strtoull(room + prefix_bytes + 1, NULL, 10) - listed->set.first;
+            if (number < listed->set.count) {
+                listed->found[number] = 1;
+            }
+        }
+    }
+    return true;
+}
+
+/* Which of them there are, as '0' and '1': in this process's own store ("own"), or as a client is
+ * told ("seen"). */
+static void say_found(struct umbp_client *client, const char *verb, struct test_set set)
+{
+    uint8_t found[TEST_FOUND_MAX + 1] = {0};
+    static char rooms[TEST_FOUND_MAX][TEST_KEY_ROOM];
+    static struct umbp_key keys[TEST_FOUND_MAX];
+    enum umbp_status status;
+    if (set.count > TEST_FOUND_MAX) {
+        say("too many");
+        return;
+    }
+    if (strcmp(verb, "own") == 0) {
+        struct listed listed = {set, found};
+        status = umbp_list(client, list_one, &listed);
+    } else {
+        for (uint32_t i = 0; i < set.count; i++) {
+            keys[i] = set_key(rooms[i], set, i);
+        }
+        status = umbp_batch_exists(client, keys, set.count, found);
+    }
+    for (uint32_t i = 0; i < set.count; i++) {
+        found[i] = (uint8_t)('0' + (found[i] != 0));
+    }
+    found[set.count] = '\0';
+    say("%s %s", umbp_status_name(status), (const char *)found);
+}
+
 /* False: the end. */
 static bool obey(struct self *self, const char *line)
 {
@@ -370,7 +419,9 @@ static bool obey(struct self *self, const char *line)
     uint64_t numbers[3] = {0};
     int fields = sscanf(line, "%31s %63s %" SCNu64 " %" SCNu64 " %" SCNu64, verb, word, &numbers[0],
                         &numbers[1], &numbers[2]);
-    if (fields == 5) {
+    if (fields == 5 && (strcmp(verb, "own") == 0 || strcmp(verb, "seen") == 0)) {
+        say_found(self->client, verb, (struct test_set){word, numbers[0], (uint32_t)numbers[1], 0});
+    } else if (fields == 5) {
         do_set(self->client, verb,
                (struct test_set){word, numbers[0], (uint32_t)numbers[1], numbers[2]});
     } else if (strcmp(verb, "stat") == 0) {

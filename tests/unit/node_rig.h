@@ -8,6 +8,7 @@
 
 #include "store_support.h"
 
+#include "fabric/fabric_fault.h"
 #include "fabric/fabric_sim.h"
 #include "node/node.h"
 #include "proto/proto.h"
@@ -40,6 +41,7 @@ struct rig_world {
     struct fabric_sim *sim;
     struct rig_node nodes[RIG_NODES];
     struct rig_client clients[RIG_CLIENTS];
+    bool has_faults; /* nodes open behind a fault wrapper; then they can't be stopped or killed */
 };
 
 static inline uint64_t rig_in_ms(struct rig_world *world, uint64_t ms)
@@ -103,6 +105,9 @@ MAYBE_UNUSED static void rig_node_open(struct rig_world *world, unsigned which, 
                                                   .hash_seed = RIG_SEED};
     struct fabric_handlers handlers = node_handlers(node->node);
     assert_ok(fabric_sim_open(world->sim, host, &fabric_options, &handlers, &node->fabric));
+    if (world->has_faults) {
+        assert_ok(fabric_fault_create(node->fabric, &node->fabric));
+    }
     assert_ok(node_start(node->node, node->fabric));
     rig_advance(world, 0);
 }
