@@ -11,8 +11,9 @@ import weakref
 import umbp
 from umbp import Status
 import umbp_support
+from process_support import Child, stopped
 from umbp_support import Case, client, ssd_folder, wait_until_others_run_during
-from wait_support import run_threads, threads_beside
+from wait_support import run_threads, threads_beside, wait_until
 
 
 def every_call(made):
@@ -157,9 +158,10 @@ class Threads(Case):
 
 
 class Signals(Case):
-    # A call was left, and did not just end before the exception, when its job is still there.
+    """What a call needs stands still while its signal comes, so no call can end before it."""
+
     COMMON = """
-            import os, signal, sys, threading, time
+            import os, signal, sys
             import umbp
 
             class Stop(Exception):
@@ -168,104 +170,110 @@ class Signals(Case):
             def handler(*unused):
                 raise Stop
 
-            def jobs():
-                found = 0
-                for task in os.listdir("/proc/self/task"):
-                    try:
-                        with open(f"/proc/self/task/{task}/comm") as file:
-                            found += file.read() == "umbp-job\\n"
-                    except OSError:
-                        pass
-                return found
-
-            def wait_until(what):
-                end = time.monotonic() + 60
-                while not what():
-                    assert time.monotonic() < end
-                    time.sleep(0.01)
-
             signal.signal(signal.SIGALRM, handler)
+
+            def store(folder):  # all is left to a flush, by threads of the library
+                made = umbp.Client({"dram.bytes": "32MiB", "dram.prefault": False, "ssd.dir": folder,
+                                    "ssd.bytes": "64MiB", "ssd.driver": "posix",
+                                    "copy.mode": "on_evict"})
+                made.batch_put([str(i) for i in range(32)],
+                               [bytes([i]) * (1 << 16) for i in range(32)])
+                return made
+
+            def talk(line):
+                print(line)
+                sys.stdin.readline()
             """
 
+    def interrupt(self, child):
+        """At its word, with the library's threads stopped, by a signal once its call is on its way;
+        what it says of that is returned."""
+        self.assertEqual(child.hear(), "now")
+        with stopped(child.threads()):
+            child.say("go")
+            wait_until(lambda: child.threads("umbp-job"), "the call is on its way")
+            child.kill(signal.SIGALRM)
+            return child.hear()
+
     def test_ctrl_c_leaves_the_making_of_a_large_host_buffer(self):
-        self.run_well(self.COMMON + """
+        with Child(self.COMMON + """
             def mapped():
                 with open("/proc/self/statm") as file:
                     return int(file.read().split()[0]) * os.sysconf("SC_PAGE_SIZE")
 
             before = mapped()
-            left = 0
-            for attempt in range(20):
-                interrupter = threading.Timer(0.03, os.kill, (os.getpid(), signal.SIGINT))
-                interrupter.start()
+            said = None
+            while said != "left":
+                talk("now")
+                said = "left"
                 try:
-                    umbp.HostBuffer(2 << 30, prefault_threads=1).close()
-                    interrupter.join()
-                    time.sleep(1)
+                    signal.signal(signal.SIGINT, signal.default_int_handler)
+                    umbp.HostBuffer(1 << 29, prefault_threads=1)
+                    said = "made"
                 except KeyboardInterrupt:
-                    interrupter.join()
-                    left += jobs() > 0
-                wait_until(lambda: jobs() == 0)
-                if left:
-                    break
-            assert left
-            wait_until(lambda: mapped() < before + (1 << 30))  # nobody's memory is given back
-            """)
+                    pass
+                signal.signal(signal.SIGINT, signal.SIG_IGN)
+                talk(said)
+            while mapped() > before + (1 << 28):
+                talk("not yet")
+            talk("given back")  # it is nobody's
+            """) as child:
+            # Nothing that it waits for can be stopped beforehand, so it is stopped when it is seen.
+            said = None
+            while said != "left":
+                self.assertEqual(child.hear(), "now")
+                child.say("go")
+                wait_until(lambda: child.threads("umbp-job") or child.has_spoken(), "it is made")
+                with stopped(child.threads("umbp-job")) as jobs:
+                    if jobs:
+                        child.kill(signal.SIGINT)
+                    said = child.hear()
+                self.assertIn(said, ("made", "left"))
+                child.say("go")
+
+            def given_back():
+                said = child.hear()
+                child.say("go")
+                return said == "given back"
+
+            wait_until(given_back, "its memory is given back")
+            child.ends_well()
 
     def test_a_handler_that_raises_leaves_a_flush(self):
-        with ssd_folder() as folder:
-            self.run_well(self.COMMON + f"""
-            client = umbp.Client({{"dram.bytes": "128MiB", "ssd.dir": {folder!r},
-                                   "ssd.bytes": "1GiB", "dram.prefault": False,
-                                   "copy.mode": "on_evict"}})  # all is left to the flush
-            left = 0
-            for attempt in range(20):
-                client.batch_put([f"{{attempt}}-{{i}}" for i in range(32)],
-                                 [bytes([i]) * (1 << 20) for i in range(32)])
+        with ssd_folder() as folder, Child(self.COMMON + f"""
+            with store({folder!r}) as client:
+                talk("now")
                 try:
-                    signal.setitimer(signal.ITIMER_REAL, 0.001 + 0.001 * attempt)
                     client.flush()
-                    time.sleep(1)
                 except Stop:
-                    left += jobs() > 0
-                if left:
-                    break
-            assert left
-            client.flush()
-            assert client.get("0-5") == bytes([5]) * (1 << 20)
-            client.close()
-            """)
+                    talk("left")
+                client.flush()
+                assert client.get("5") == bytes([5]) * (1 << 16)
+            """) as child:
+            self.assertEqual(self.interrupt(child), "left")
+            child.say("go")
+            child.ends_well()
 
     def test_a_handler_that_raises_in_close_leaves_it_to_be_closed_again(self):
-        with ssd_folder() as folder:
-            self.run_well(self.COMMON + f"""
-            left = 0
-            for attempt in range(20):
-                client = umbp.Client({{"dram.bytes": "512MiB", "ssd.dir": {folder!r} + str(attempt),
-                                       "ssd.bytes": "2GiB", "dram.prefault": False,
-                                       "copy.mode": "on_evict"}})  # all is left to the flush
-                client.batch_put([str(i) for i in range(240)],
-                                 [bytes([i]) * (1 << 20) for i in range(240)])
+        with ssd_folder() as folder, Child(self.COMMON + f"""
+            client = store({folder!r})
+            talk("now")
+            try:
+                client.close()
+            except Stop:
                 try:
-                    signal.setitimer(signal.ITIMER_REAL, 0.001 + 0.001 * attempt)
-                    client.close()
-                    time.sleep(1)
-                except Stop:
-                    left += jobs() > 0
-                    try:
-                        client.get("1")
-                        raise SystemExit("a call on a client that is closing")
-                    except umbp.ClosedError:
-                        pass
-                    client.close()
-                    # The second waited for the first: nobody has the directory.
-                    with umbp.Client(client.config) as again:
-                        assert again.batch_exists_consecutive([str(i) for i in range(240)]) == 240
-                assert client.closed
-                if left:
-                    break
-            assert left
-            """)
+                    client.get("1")
+                except umbp.ClosedError:
+                    talk("left")
+            client.close()
+            assert client.closed
+            # The second waited for the first: nobody has the directory.
+            with umbp.Client(client.config) as again:
+                assert again.batch_exists_consecutive([str(i) for i in range(32)]) == 32
+            """) as child:
+            self.assertEqual(self.interrupt(child), "left")
+            child.say("go")
+            child.ends_well()
 
 
 class Forks(Case):
