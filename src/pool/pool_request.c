@@ -92,6 +92,8 @@ static enum umbp_status take_got(struct pool_request *request, const struct prot
         struct pool_item *item = item_at(request, i);
         item->status = got.status;
         item->is_pulled = false;
+        /* Also where nothing will be pulled: what was shown stays pinned until it is let go. */
+        request->must_release |= got.has_places;
         if (got.status != UMBP_OK) {
             continue;
         }
@@ -101,7 +103,6 @@ static enum umbp_status take_got(struct pool_request *request, const struct prot
             item->status = UMBP_INVALID_RANGE;
         } else if (got.has_places) {
             uint32_t before = request->piece_count;
-            request->must_release = true;
             item->status = take_places(request, item, &got);
             item->is_pulled = item->status == UMBP_OK && item->payload;
             if (item->status != UMBP_OK) {

@@ -16,6 +16,8 @@ static void master_begin(void)
 {
     test_cluster_end(NULL); /* of a case that failed */
     test_master_start(&master, NULL);
+    test_member_start(&node, &master, NULL);
+    test_member_close(&node);
     is_clean = true;
 }
 
@@ -25,7 +27,7 @@ static void begin(const char *const *options, const char **client_options_out)
         master_begin();
     }
     is_clean = false;
-    test_member_start(&node, &master, options);
+    test_member_open(&node, options); /* a new node for each case, in one process */
     const char *own[] = {"pool.masters", master.address, "pool.serve", "false", NULL};
     memcpy(client_options_out, own, sizeof(own));
 }
@@ -33,7 +35,9 @@ static void begin(const char *const *options, const char **client_options_out)
 static void end(void)
 {
     test_member_is_idle(&node);
-    test_member_end(&node);
+    /* What was shown to the client it has let go, and not the owner, tired of waiting. */
+    assert_int_equal(test_member_stat(&node, "node.pins_expired"), 0);
+    test_member_close(&node);
     is_clean = true;
 }
 
@@ -79,6 +83,10 @@ int main(int argc, char **argv)
     factory.name = "pool, client and node over TCP";
     factory.options = tcp;
     failed += contract_run(&factory);
+    if (is_clean) {
+        test_member_end(&node);
+        test_master_stop(&master);
+    }
     test_cluster_end(NULL);
     return failed;
 }

@@ -295,13 +295,17 @@ void test_member_start_twin(struct test_member *member, const struct test_master
     member_begin(member, NULL, master, options);
 }
 
+static void await_known(struct test_member *member)
+{
+    test_member_tell(member, "wait-known");
+    assert_string_equal(test_member_answer(member, START_MS), "known");
+}
+
 void test_member_start_in(struct test_member *member, const char *network,
                           const struct test_master *master, const char *const *options)
 {
     member_begin(member, network, master, options);
-    /* A node tells of itself in its own time; who puts wants it to be known. */
-    test_member_tell(member, "wait-known");
-    assert_string_equal(test_member_answer(member, START_MS), "known");
+    await_known(member); /* in its own time; who puts wants it to be known */
 }
 
 void test_member_start(struct test_member *member, const struct test_master *master,
@@ -310,9 +314,32 @@ void test_member_start(struct test_member *member, const struct test_master *mas
     test_member_start_in(member, NULL, master, options);
 }
 
+void test_member_close(struct test_member *member)
+{
+    test_member_tell(member, "close");
+    assert_string_equal(test_member_answer(member, START_MS), umbp_status_name(UMBP_OK));
+}
+
+void test_member_open(struct test_member *member, const char *const *options)
+{
+    char line[TEST_MEMBER_LINE - 16] = "";
+    size_t bytes = 0;
+    for (; *options != NULL; options++) {
+        int more = snprintf(line + bytes, sizeof(line) - bytes, " %s", *options);
+        assert_in_range(more, 1, sizeof(line) - bytes - 1);
+        bytes += (size_t)more;
+    }
+    test_member_tell(member, "open%s", line);
+    const char *answer = test_member_answer(member, START_MS);
+    if (strcmp(answer, "ready") != 0) {
+        fail_msg("no client: %s", answer);
+    }
+    await_known(member);
+}
+
 void test_member_tell(struct test_member *member, const char *format, ...)
 {
-    char line[512];
+    char line[TEST_MEMBER_LINE];
     va_list arguments;
     va_start(arguments, format);
     int bytes = vsnprintf(line, sizeof(line) - 1, format, arguments);

@@ -91,6 +91,8 @@ struct test_load_result test_load_stop(struct test_load *load);
 
 /* ---- members ---- */
 
+#define TEST_MEMBER_LINE 2048
+
 struct test_member {
     pid_t pid;
     int in;
@@ -113,6 +115,10 @@ void test_member_start_in(struct test_member *member, const char *network,
 /* Without waiting until a master knows it. */
 void test_member_start_twin(struct test_member *member, const struct test_master *master,
                             const char *const *options);
+/* Closes the process's client, and opens a fresh one there, of the options that the process was
+ * started with and these: a fresh node, for a fraction of a process's price. */
+void test_member_close(struct test_member *member);
+void test_member_open(struct test_member *member, const char *const *options);
 /* In two steps: a line to it; its answer, within `timeout_ms`. */
 void test_member_tell(struct test_member *member, const char *format, ...)
     __attribute__((format(printf, 2, 3)));

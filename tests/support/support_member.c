@@ -278,7 +278,9 @@ struct test_load_result test_load_stop(struct test_load *load)
 /* ---------------------------------------------------------------------------- member ---- */
 
 struct self {
-    struct umbp_client *client;
+    int argc; /* its options, from the third on */
+    char **argv;
+    struct umbp_client *client; /* NULL: closed */
     struct test_load *load;
 };
 
@@ -411,8 +413,54 @@ static void say_found(struct umbp_client *client, const char *verb, struct test_
     say("%s %s", umbp_status_name(status), (const char *)found);
 }
 
+static bool set_option(struct umbp_config *config, const char *name, const char *value)
+{
+    if (umbp_config_set(config, name, value) == UMBP_OK) {
+        return true;
+    }
+    say("%s = %s: %s", name, value, umbp_config_error(config));
+    return false;
+}
+
+/* A client of the process's options, and of those in `more` (cut at its blanks). False, and it is
+ * said why: there is none. */
+static bool open_client(struct self *self, char *more)
+{
+    struct umbp_config *config;
+    char error[256] = "";
+    bool is_set = umbp_config_create(&config) == UMBP_OK;
+    if (!is_set) {
+        say("no memory");
+        return false;
+    }
+    for (int i = 2; is_set && i + 1 < self->argc; i += 2) {
+        is_set = set_option(config, self->argv[i], self->argv[i + 1]);
+    }
+    char *rest = NULL;
+    for (char *name = strtok_r(more, " \n", &rest); is_set && name != NULL;
+         name = strtok_r(NULL, " \n", &rest)) {
+        const char *value = strtok_r(NULL, " \n", &rest);
+        is_set = set_option(config, name, value != NULL ? value : "");
+    }
+    enum umbp_status status =
+        is_set ? umbp_client_create(config, &self->client, error, sizeof(error)) : UMBP_OK;
+    umbp_config_destroy(config);
+    if (status != UMBP_OK) {
+        say("%s: %s", umbp_status_name(status), error);
+    }
+    return is_set && status == UMBP_OK;
+}
+
+static enum umbp_status close_client(struct self *self)
+{
+    enum umbp_status status = umbp_client_close(self->client, 0);
+    umbp_client_destroy(self->client);
+    self->client = NULL;
+    return status;
+}
+
 /* False: the end. */
-static bool obey(struct self *self, const char *line)
+static bool obey(struct self *self, char *line)
 {
     char verb[32] = "";
     char word[64] = "";
@@ -437,6 +485,12 @@ static bool obey(struct self *self, const char *line)
     } else if (strcmp(verb, "load-stop") == 0) {
         say_load(test_load_stop(self->load));
         self->load = NULL;
+    } else if (strcmp(verb, "close") == 0) {
+        say("%s", umbp_status_name(close_client(self)));
+    } else if (strcmp(verb, "open") == 0) {
+        if (open_client(self, line + strlen(verb))) {
+            say("ready");
+        }
     } else if (strcmp(verb, "wait-known") == 0) {
         say(test_wait_until(test_is_known, self->client, 30000) ? "known" : "unknown");
     } else if (strcmp(verb, "end") == 0) {
@@ -449,28 +503,17 @@ static bool obey(struct self *self, const char *line)
 
 int test_member_main(int argc, char **argv)
 {
-    struct self self = {0};
-    struct umbp_config *config;
-    char line[512];
-    char error[256] = "";
+    struct self self = {.argc = argc, .argv = argv};
+    char line[TEST_MEMBER_LINE];
+    char none[] = "";
 
     int fd = dup(STDOUT_FILENO);
     answers = fd < 0 ? NULL : fdopen(fd, "w");
-    if (answers == NULL || dup2(STDERR_FILENO, STDOUT_FILENO) < 0 ||
-        umbp_config_create(&config) != UMBP_OK) {
+    if (answers == NULL || dup2(STDERR_FILENO, STDOUT_FILENO) < 0) {
         return 4;
     }
-    for (int i = 2; i + 1 < argc; i += 2) {
-        if (umbp_config_set(config, argv[i], argv[i + 1]) != UMBP_OK) {
-            say("%s = %s: %s", argv[i], argv[i + 1], umbp_config_error(config));
-            return 5;
-        }
-    }
-    enum umbp_status status = umbp_client_create(config, &self.client, error, sizeof(error));
-    umbp_config_destroy(config);
-    if (status != UMBP_OK) {
-        say("%s: %s", umbp_status_name(status), error);
-        return 6;
+    if (!open_client(&self, none)) {
+        return 5;
     }
     say("ready");
     for (;;) {
@@ -481,8 +524,7 @@ int test_member_main(int argc, char **argv)
             break;
         }
     }
-    status = umbp_client_close(self.client, 0);
-    umbp_client_destroy(self.client);
+    enum umbp_status status = self.client != NULL ? close_client(&self) : UMBP_OK;
     fclose(answers);
     return status == UMBP_OK ? 0 : 8;
 }
