@@ -361,6 +361,57 @@ static void a_reader_that_stops_is_given_up_and_reads_no_wrong_byte_afterwards(v
     test_master_stop(&master);
 }
 
+/* Fault 22: what a client can do without the master it does at once, and what it can't ends in
+ * time. */
+static void a_stopped_master_delays_nobody_longer_than_its_timeout(void **state)
+{
+    static const char *const impatient[] = {
+        "pool.beat_ms", "100", "pool.peer_timeout_ms", "1000", "op_timeout_ms", "4000", NULL};
+    struct test_master master;
+    struct test_member node;
+    struct test_set own = {"own", 0, 50, 4096};
+    struct test_set far = {"far", 0, 50, 4096};
+    struct test_set unknown = {"unknown", 0, 50, 4096};
+    (void)state;
+
+    test_master_start(&master, NULL);
+    test_member_start(&node, &master, impatient);
+    struct umbp_client *user = test_pool_client(&master, impatient); /* with a store of its own */
+    assert_int_equal(test_member_put(&node, far).ok, far.count);
+    assert_int_equal(test_set_put(user, own).ok, own.count);
+    struct found found = {user, far};
+    assert_true(test_wait_until(is_found, &found, 20000));
+    assert_int_equal(kill(master.pid, SIGSTOP), 0);
+    for (unsigned round = 0; round < 3; round++) {
+        char prefix[16];
+        snprintf(prefix, sizeof(prefix), "new%u", round);
+        struct test_set fresh = {prefix, 0, 20, 4096};
+        struct test_tally get = test_set_get(user, own);
+        struct test_tally miss = test_set_get(user, unknown);
+        struct test_tally put = test_set_put(user, fresh);
+        struct test_tally put_own = test_member_put(&node, fresh);
+        printf("own %u ms, unknown %u ms, put %u and %u ms: %u and %u stored\n", get.ms, miss.ms,
+               put.ms, put_own.ms, put.ok, put_own.ok + put_own.existing);
+        assert_int_equal(get.ok, own.count);
+        assert_int_equal(miss.missing, unknown.count);
+        /* Stored at home, as nobody else can be asked. */
+        assert_int_equal(put.ok, fresh.count);
+        assert_int_equal(put_own.failed, 0);
+        assert_int_equal(test_set_get(user, fresh).ok, fresh.count);
+        /* Own values wait for nobody, and nothing waits longer than the call may. */
+        assert_true(test_is_slow() || get.ms < 1000);
+        assert_true(test_is_slow() || (miss.ms <= 5000 && put.ms <= 5000 && put_own.ms <= 5000));
+    }
+    assert_int_equal(kill(master.pid, SIGCONT), 0);
+    assert_true(test_wait_until(is_found, &found, 20000));
+    test_pool_client_is_idle(user);
+    assert_ok(umbp_client_close(user, 0));
+    umbp_client_destroy(user);
+    test_member_is_idle(&node);
+    test_member_end(&node);
+    test_master_stop(&master);
+}
+
 int main(int argc, char **argv)
 {
 #define TEST(name) cmocka_unit_test_teardown(name, test_cluster_end)
@@ -370,6 +421,7 @@ int main(int argc, char **argv)
         TEST(a_stopped_node_ends_puts_in_time_and_commits_no_byte_of_later),
         TEST(a_stopped_node_ends_puts_in_time_and_commits_no_byte_of_later_over_tcp),
         TEST(others_go_on_beside_a_stopped_node),
+        TEST(a_stopped_master_delays_nobody_longer_than_its_timeout),
         TEST(a_writer_that_stops_amid_a_put_leaves_the_value_or_nothing),
         TEST(a_writer_that_stops_amid_a_put_leaves_the_value_or_nothing_over_tcp),
         TEST(a_reader_that_stops_is_given_up_and_reads_no_wrong_byte_afterwards),

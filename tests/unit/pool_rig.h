@@ -191,6 +191,7 @@ struct rig_process {
     struct rig_node runs; /* of the node's jobs */
     struct node_runner runner;
     struct fabric_handlers node_handlers;
+    uint64_t incarnation; /* of the node */
 };
 
 static inline enum umbp_status rig_process_accept(void *context, const struct fabric_hello *hello)
@@ -252,6 +253,7 @@ MAYBE_UNUSED static void rig_process_open(struct rig_world *world, struct rig_pr
         node_options.hash_seed = RIG_SEED;
         node_options.id = name;
         node_options.incarnation = 1 + rng_next(fabric_sim_rng(world->sim)) / 2;
+        process->incarnation = node_options.incarnation;
         node_options.runner = &process->runner;
         node_options.masters = masters;
         node_options.master_count = 1;

@@ -366,6 +366,168 @@ static void the_external_index_is_reported_matched_counted_and_revoked(void **st
     assert_int_equal(world.opened.header.count, 0);
 }
 
+/* -------------------------------------------------- bundles that are lost and doubled ------ */
+
+#define OWNED 40u
+#define BUNDLES 60u
+#define EVENTS_MAX 5u
+
+/* An owner of OWNED keys, all that it ever told, and how its keys stood after each bundle. */
+struct owner {
+    struct rng rng;
+    struct proto_event events[BUNDLES + 1][EVENTS_MAX];
+    unsigned counts[BUNDLES + 1];
+    bool has[BUNDLES + 1][OWNED];
+};
+
+static void owner_lives(struct owner *owner, uint64_t seed)
+{
+    memset(owner, 0, sizeof(*owner));
+    rng_init(&owner->rng, seed);
+    for (unsigned n = 1; n <= BUNDLES; n++) {
+        memcpy(owner->has[n], owner->has[n - 1], sizeof(owner->has[n]));
+        owner->counts[n] = 1 + (unsigned)rng_below(&owner->rng, EVENTS_MAX);
+        for (unsigned i = 0; i < owner->counts[n]; i++) {
+            unsigned key = (unsigned)rng_below(&owner->rng, OWNED);
+            bool is_add = !owner->has[n][key];
+            owner->has[n][key] = is_add;
+            owner->events[n][i] = (struct proto_event){
+                .print = print_of(key), .bytes = 100, .tier = PROTO_TIER_DRAM, .is_add = is_add};
+        }
+    }
+}
+
+static struct proto_session send(enum proto_op op, const struct proto_beat *what,
+                                 const struct proto_event *events, unsigned count)
+{
+    struct proto_session session;
+    assert_int_equal(
+        proto_beat_encode(buffer(), next_call(), op, what, events, count, &world.frame_bytes),
+        UMBP_OK);
+    ask();
+    assert_int_equal(world.opened.header.status, UMBP_OK);
+    assert_int_equal(proto_session_decode(&world.opened, &session), UMBP_OK);
+    return session;
+}
+
+static struct proto_session send_bundle(struct owner *owner, uint64_t number)
+{
+    const struct proto_beat what = {.incarnation = 11, .sequence = number};
+    return send(PROTO_HEARTBEAT, &what, owner->events[number], owner->counts[number]);
+}
+
+/* All that it has after bundle `number`, in chunks of which some are doubled or swapped. */
+static struct proto_session send_list(struct owner *owner, uint64_t number, uint64_t sync_id)
+{
+    struct proto_event list[OWNED];
+    struct proto_session session = {0};
+    unsigned count = 0;
+    for (unsigned key = 0; key < OWNED; key++) {
+        if (owner->has[number][key]) {
+            list[count++] = (struct proto_event){
+                .print = print_of(key), .bytes = 100, .tier = PROTO_TIER_DRAM, .is_add = true};
+        }
+    }
+    unsigned chunks = 1 + count / 8;
+    for (unsigned chunk = 0; chunk < chunks; chunk++) {
+        bool is_swapped = chunk + 1 < chunks && rng_below(&owner->rng, 8) == 0;
+        for (unsigned again = 1 + (rng_below(&owner->rng, 3) == 0); again; again--) {
+            unsigned which = chunk + is_swapped;
+            const struct proto_beat what = {.incarnation = 11,
+                                            .sequence = number,
+                                            .sync_id = sync_id,
+                                            .chunk = which,
+                                            .is_last = which + 1 == chunks};
+            unsigned from = which * 8;
+            session = send(PROTO_SYNC, &what, list + from, count - from < 8 ? count - from : 8);
+        }
+    }
+    return session;
+}
+
+/* `listed`: of a list that is under way, whose keys may be seen already; or `number`. */
+static void index_is_as_after(const struct owner *owner, uint64_t number, uint64_t listed,
+                              uint64_t seed)
+{
+    for (unsigned key = 0; key < OWNED; key++) {
+        bool may_be = owner->has[number][key] || owner->has[listed][key];
+        bool is_there = is_found(key);
+        if (is_there ? !may_be : owner->has[number][key]) {
+            fail_msg("seed %llu: key %u after bundle %llu", (unsigned long long)seed, key,
+                     (unsigned long long)number);
+        }
+    }
+}
+
+/* Fault 30: whatever arrives, in whatever order and however often, the index stands as the owner
+ * did after the bundle that is acknowledged. */
+static void bundles_lost(uint64_t seed)
+{
+    static struct owner owner;
+    enum umbp_status status;
+    uint64_t acked = 0;
+    uint64_t sync_id = 0;
+    uint64_t listed = 0;
+    owner_lives(&owner, seed);
+    register_node("n1", 11, &status);
+    assert_int_equal(status, UMBP_OK);
+    for (unsigned step = 0; step < 3 * BUNDLES && acked < BUNDLES; step++) {
+        uint64_t number = acked + 1;
+        if (rng_below(&owner.rng, 3) == 0) { /* an old one again, or one that overtook others */
+            number = 1 + rng_below(&owner.rng, acked + 4);
+            number = number < BUNDLES ? number : BUNDLES;
+        }
+        struct proto_session session = send_bundle(&owner, number);
+        if (number > acked + 1) {
+            assert_true(session.flags & PROTO_SESSION_SYNC_WANTED);
+        }
+        uint64_t told = session.acked_sequence;
+        if (told && rng_below(&owner.rng, 8) == 0) { /* a list from long ago */
+            session = send_list(&owner, rng_below(&owner.rng, told), ++sync_id);
+            assert_int_equal(session.acked_sequence, told);
+        } else if (session.flags & PROTO_SESSION_SYNC_WANTED && rng_below(&owner.rng, 2)) {
+            uint64_t newest = u64_max(acked, number);
+            session = send_list(&owner, newest, ++sync_id);
+            listed = newest;
+            assert_true(session.acked_sequence == acked || session.acked_sequence == newest);
+        } else {
+            assert_true(session.acked_sequence == acked ||
+                        (number == acked + 1 && session.acked_sequence == number));
+        }
+        acked = session.acked_sequence;
+        index_is_as_after(&owner, acked, session.sync_id ? listed : acked, seed);
+    }
+    assert_true(acked > BUNDLES / 4);
+}
+
+static void bundles_that_are_lost_doubled_and_reordered_never_show_what_was_not(void **state)
+{
+    unsigned rounds = test_is_slow() ? 5 : 60;
+    (void)state;
+    for (unsigned i = 0; i < rounds; i++) {
+        bundles_lost(test_seed() + i);
+        assert_int_equal(teardown(NULL), 0);
+        assert_int_equal(setup(NULL), 0);
+    }
+}
+
+/* The sum is right, and the version is not ours. */
+static void a_frame_of_a_later_version_is_told_so(void **state)
+{
+    enum umbp_status status;
+    uint16_t version = PROTO_VERSION + 1;
+    (void)state;
+    register_node("n1", 11, &status);
+    memcpy(world.frame + 4, &version, sizeof(version));
+    uint32_t crc = crc32c(0, world.frame, 44);
+    crc = crc32c(crc, world.frame + PROTO_HEADER_BYTES, world.frame_bytes - PROTO_HEADER_BYTES);
+    memcpy(world.frame + 44, &crc, sizeof(crc));
+    ask();
+    assert_int_equal(world.status, UMBP_VERSION);
+    beat(PROTO_HEARTBEAT, &(struct proto_beat){.incarnation = 11, .sequence = 1}, 1, 3, true);
+    assert_true(is_found(1)); /* and the connection goes on */
+}
+
 static void what_is_no_frame_or_no_masters_business_is_refused(void **state)
 {
     struct door_counters counters;
@@ -393,6 +555,8 @@ int main(void)
         TEST(a_beat_on_a_connection_that_did_not_register_is_told_so),
         TEST(a_second_living_node_of_that_name_is_refused_until_the_first_is_lost),
         TEST(the_external_index_is_reported_matched_counted_and_revoked),
+        TEST(bundles_that_are_lost_doubled_and_reordered_never_show_what_was_not),
+        TEST(a_frame_of_a_later_version_is_told_so),
         TEST(what_is_no_frame_or_no_masters_business_is_refused),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);

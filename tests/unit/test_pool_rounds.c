@@ -10,9 +10,9 @@ struct cluster {
     struct rig_process processes[PROCESSES];
 };
 
-static struct store *open_store(void)
+static struct store *open_store(uint64_t bytes)
 {
-    struct store_options options = small_options(4 * MIB);
+    struct store_options options = small_options(bytes);
     options.hash_seed = RIG_SEED;
     options.event_bytes = MIB;
     return make_store(&options);
@@ -29,7 +29,7 @@ static void begin(struct cluster *cluster, unsigned nodes, const struct node_opt
     for (unsigned i = 0; i < PROCESSES; i++) {
         snprintf(name, sizeof(name), "p%u", i);
         rig_process_open(&cluster->world, &cluster->processes[i], name, i,
-                         i < nodes ? open_store() : NULL, wishes, &patient);
+                         i < nodes ? open_store(4 * MIB) : NULL, wishes, &patient);
     }
     rig_advance(&cluster->world, 1000);
 }
@@ -209,12 +209,82 @@ static void long_keys_and_many_ranges_go_through(void **state)
     round_trip(100, 2000, 8, 20);
 }
 
+/* As if the node's beat said so. Its next beat says the truth. */
+static void lie(struct cluster *cluster, unsigned which, uint64_t total, uint64_t available)
+{
+    struct rig_process *process = &cluster->processes[which];
+    char id[8];
+    snprintf(id, sizeof(id), "p%u", which);
+    struct master_beat beat = {
+        .id = {id, strlen(id)}, .incarnation = process->incarnation, .has_capacities = true};
+    struct master_beat_answer answer;
+    beat.capacities[MASTER_TIER_DRAM] = (struct master_capacity){.total_bytes = total,
+                                                                 .available_bytes = available,
+                                                                 .evictable_bytes = total,
+                                                                 .largest_bytes = total};
+    assert_ok(master_beat(cluster->master.master, &beat, &answer));
+}
+
+static enum umbp_status put(struct rig_process *process, struct umbp_key key, uint64_t bytes,
+                            uint64_t tag)
+{
+    uint8_t *data = malloc(bytes);
+    const struct umbp_put_item item = {.key = key, .data = data, .bytes = bytes};
+    enum umbp_status status = UMBP_BUSY;
+    test_fill(data, bytes, tag);
+    assert_ok(pool_batch_put(process->pool, &item, 1, &status));
+    free(data);
+    return status;
+}
+
+/* A node that is too small for the values, and says what it likes; beside it one that is not. */
+static void a_node_that_lies_about_its_capacity_costs_retries_only(void **state)
+{
+    static const uint64_t lies[][2] = {
+        {UINT64_MAX, UINT64_MAX}, {UINT64_MAX, 0},        {UINT64_MAX / 2 + 1, UINT64_MAX / 2 + 1},
+        {0, UINT64_MAX},          {1, UINT64_C(1) << 60}, {UINT64_C(1) << 60, UINT64_C(1) << 60}};
+    const struct pool_options patient = {.op_timeout_ms = 100000};
+    struct cluster cluster;
+    struct rig_process *user = &cluster.processes[3];
+    struct named named;
+    uint64_t used_ms = 0;
+    (void)state;
+    begin(&cluster, 1, NULL);
+    rig_process_end(&cluster.processes[1]);
+    rig_process_open(&cluster.world, &cluster.processes[1], "p1", 1, open_store(128 * KIB), NULL,
+                     &patient);
+    rig_advance(&cluster.world, 1000);
+    for (unsigned i = 0; i < 6 * ARRAY_COUNT(lies); i++) {
+        const uint64_t *said = lies[i % ARRAY_COUNT(lies)];
+        struct umbp_key key = name_key(&named, "k", i);
+        uint64_t begun_ns = rig_in_ms(&cluster.world, 0);
+        lie(&cluster, 1, said[0], said[1]);
+        assert_int_equal(put(user, key, 300000, i), UMBP_OK);
+        assert_int_equal(get(user, key, 300000, i), UMBP_OK);
+        used_ms += (rig_in_ms(&cluster.world, 0) - begun_ns) / NS_PER_MS;
+    }
+    assert_true(rig_pool_stat(user, "pool.retries") > 0); /* it was believed */
+    assert_true(used_ms < 6 * ARRAY_COUNT(lies) * 1000);
+    assert_int_equal(stat_of(cluster.processes[1].store, "keys"), 0);
+    /* One that says it is full gets nothing and is read from all the same. */
+    lie(&cluster, 0, 0, 0);
+    lie(&cluster, 1, 0, 0);
+    assert_int_equal(get(user, name_key(&named, "k", 35), 300000, 35), UMBP_OK);
+    enum umbp_status status = put(user, name_key(&named, "new", 1), 1000, 1);
+    assert_true(status == UMBP_NO_SPACE || status == UMBP_OK);
+    rig_advance(&cluster.world, 6000);
+    assert_int_equal(put(user, name_key(&named, "new", 2), 1000, 2), UMBP_OK);
+    assert_int_equal(get(user, named.key, 1000, 2), UMBP_OK);
+    end(&cluster);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(a_removal_reaches_every_holder),
         cmocka_unit_test(a_busy_node_is_asked_again_and_not_counted_as_a_miss),
         cmocka_unit_test(long_keys_and_many_ranges_go_through),
+        cmocka_unit_test(a_node_that_lies_about_its_capacity_costs_retries_only),
         cmocka_unit_test(what_left_the_own_store_is_read_from_the_others),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
