@@ -4,9 +4,7 @@ import collections.abc
 import os
 
 from . import _umbp
-from ._errors import CLASSES, Status
 
-_UnknownOptionError = CLASSES["UnknownOptionError"]
 _UNITS = {"KiB": 1 << 10, "MiB": 1 << 20, "GiB": 1 << 30, "TiB": 1 << 40, "B": 1}
 
 
@@ -227,6 +225,3 @@ class Config(_Section):
 
     def __repr__(self):
         return f"Config({self.changed()!r})"
-
-
-assert Status.UNKNOWN_OPTION == _UnknownOptionError.status

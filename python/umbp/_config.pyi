@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-# Made by `python -m umbp._stub`; a test compares.
+# Generated: `python -m umbp._stub > python/umbp/_config.pyi`. A test fails when it is stale.
 from os import PathLike
 from typing import Any, Dict, Iterable, List, Mapping, Optional, Tuple, Union
 

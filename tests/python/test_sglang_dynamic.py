@@ -83,8 +83,8 @@ def test_the_first_value_stays_and_clear_forgets_it(store_of):
     {"pp_size": 2}, {"attn_cp_size": 2}, {"pool": {"page_size": 8}}, {"pool": {"row_bytes": 128}},
     {"pool": {"layout": "layer_first"}}, {"pool": {"layers": 6, "row_bytes": 32}},
 ])
-def test_what_another_model_rank_or_layout_wrote_is_not_found(store_of, tmp_path, change):
-    # The directory is the same on purpose: only the keys can keep them apart.
+def test_what_another_model_rank_or_layout_wrote_is_not_found(store_of, change):
+    # The values are in one store on purpose: only the keys can keep them apart.
     change = dict(change)
     other = sglang_support.host_pool(**change.pop("pool", {}))
     pool = sglang_support.host_pool()
@@ -175,7 +175,7 @@ def test_pools_beside_the_kv_go_by_v2(store_of):
                                          host_indices=side.indices([0]))])
 
 
-def test_the_answers_of_v2_are_those_of_sglangs_file_backend(store_of, tmp_path, monkeypatch):
+def test_the_answers_of_v2_are_those_of_sglangs_file_backend(store_of, tmp_path):
     import random
 
     from sglang.srt.mem_cache.hicache_storage import (

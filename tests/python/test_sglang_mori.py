@@ -52,7 +52,7 @@ def test_pages_come_back_whole(store_of, mla):
     assert store.batch_exists(keys_of(0, 1, 2, 9, 1)) == 3
 
 
-def test_pages_of_split_heads_come_back_at_another_tensor_parallelism(store_of, tmp_path):
+def test_pages_of_split_heads_come_back_at_another_tensor_parallelism(store_of):
     pool = sglang_support.host_pool(layout="page_head", heads=4)
     split = {"tp_lcm_size": 4, "should_split_heads": True}
     store = store_of(pool, tp_size=2, **split)
@@ -65,6 +65,14 @@ def test_pages_of_split_heads_come_back_at_another_tensor_parallelism(store_of, 
     pool.wipe(0), pool.wipe(1)
     assert store.batch_get_v1(keys, pool.indices([0, 1])) == [True, True]
     assert (pool.content(0), pool.content(1)) == before
+    # Rank 1 of 4 has the second half of the heads of rank 0 of 2.
+    part = sglang_support.host_pool(layout="page_head", heads=2, row_bytes=pool.row_bytes // 2)
+    other = store_of(part, tp_size=4, tp_rank=1, **split)
+    other.client = store.client
+    assert other.batch_get_v1(keys, part.indices([0, 1])) == [True, True]
+    half = part.part_bytes
+    assert [part.content(page) for page in (0, 1)] == [
+        whole[half:2 * half] + whole[3 * half:] for whole in before]
 
 
 def test_the_first_value_stays_and_putting_again_is_a_success(store_of):

@@ -340,10 +340,11 @@ class Forks(Case):
             holder[0].put("k", b"v")
 
             def child():
-                with warnings.catch_warnings():
-                    warnings.simplefilter("error")
+                with warnings.catch_warnings(record=True) as warned:
+                    warnings.simplefilter("always")
                     holder.clear()
                     gc.collect()
+                assert not warned, warned
 
             self.in_child(child)
             holder[0].flush()

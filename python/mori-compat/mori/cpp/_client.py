@@ -22,7 +22,6 @@ _log = logging.getLogger("mori.umbp")
 
 _OK = umbp.Status.OK
 _EXISTS = umbp.Status.ALREADY_EXISTS
-_BATCH_MOST = 65536
 _NO_DEPTH = 0xFFFFFFFF
 
 
@@ -168,8 +167,8 @@ class UMBPClient:
 
     def batch_exists_consecutive(self, keys):
         hits = 0
-        for at in range(0, len(keys), _BATCH_MOST):
-            part = keys[at : at + _BATCH_MOST]
+        for at in range(0, len(keys), umbp.BATCH_MAX):
+            part = keys[at : at + umbp.BATCH_MAX]
             try:
                 found = self._native.batch_exists_consecutive(part)
             except umbp.Error:
@@ -181,11 +180,11 @@ class UMBPClient:
 
     def _in_parts(self, call, keys, *columns):
         """A batch that failed as a whole: too large for one call, or a client that is closed."""
-        if len(keys) <= _BATCH_MOST:
+        if len(keys) <= umbp.BATCH_MAX:
             return [False] * len(keys)
         results = []
-        for at in range(0, len(keys), _BATCH_MOST):
-            end = at + _BATCH_MOST
+        for at in range(0, len(keys), umbp.BATCH_MAX):
+            end = at + umbp.BATCH_MAX
             results += call(keys[at:end], *(column[at:end] for column in columns))
         return results
 
