@@ -9,6 +9,12 @@
  * was never parked or others may call us, else when nobody has waited for LEASE_NS, since waking it
  * after each call would cost more than the call.
  *
+ * Before it sleeps, who polls goes on for a while after the last thing that happened: a waiter for
+ * spin_us at least; SPIN_MOST times as long, and the endpoint's thread too if it listens, while
+ * most of the last SPIN_HISTORY waits ended within that time (both sides asleep, each wake-up makes
+ * the other's wait longer; one that stays awake ends this). Between two passes of it the token is
+ * free, and now and then the core, which may be the one that the other side wants to run on.
+ *
  * Nobody misses anything, because whoever is about to sleep first says so (`asleep`), then looks at
  * the submissions, tasks and latches once more; and who adds to those first adds, then looks at
  * `asleep`.
@@ -25,6 +31,9 @@
     16 /* of the endpoint's thread before it looks whether a waiter wants to poll                  \
         */
 #define CQ_BATCH 32
+#define SPINS_PER_YIELD 4u /* passes; each looks at the sockets, about a microsecond */
+#define SPIN_MOST 5u       /* times spin_us */
+#define SPIN_HISTORY 8u    /* bits of struct spin */
 #define SLEEP_MAX_NS (1 * NS_PER_S)
 
 /* ------------------------------------------------------------------------------- the token ---- */
@@ -221,6 +230,7 @@ static bool read_completions(struct ofi *ofi)
         if (!context) {
             continue;
         }
+        ofi->arrivals += context->kind != CONTEXT_TX;
         if (context->kind == CONTEXT_RX) {
             fabric_ofi_received(ofi, CONTAINER_OF(context, struct rx, context), entries[i].len);
         } else if (context->kind == CONTEXT_TX) {
@@ -366,37 +376,77 @@ static void sleep_until_event(struct ofi *ofi, struct fabric_latch *latch, uint6
     atomic_store(&ofi->sleep_until_ns, 0);
 }
 
-/* Passes until nothing happens for spin_us, the latch is 0, or the deadline; then sleeps once. */
-static void poll_once(struct ofi *ofi, struct fabric_latch *latch, uint64_t deadline_ns,
-                      uint64_t spin_ns)
+/* A wait took so long. */
+static void spin_learn(struct spin *spin, uint64_t most_ns, uint64_t waited_ns)
 {
-    token_take(ofi);
-    uint64_t quiet_since = 0;
+    spin->history = (uint8_t)(spin->history << 1 | (waited_ns <= most_ns));
+}
+
+/* How long to go on without anything happening. */
+static uint64_t spin_allowed(const struct ofi *ofi, const struct fabric_latch *latch)
+{
+    const struct spin *spin = latch ? &ofi->waiter_spin : &ofi->thread_spin;
+    if ((latch || ofi->options.listen) &&
+        (unsigned)__builtin_popcount(spin->history) > SPIN_HISTORY / 2) {
+        return SPIN_MOST * ofi->spin_ns;
+    }
+    return latch ? ofi->spin_ns : 0;
+}
+
+/* After a pass of the endpoint's thread: what came, came so long after what had come before. */
+static void thread_learn(struct ofi *ofi)
+{
+    if (ofi->arrivals != ofi->arrivals_seen) {
+        ofi->arrivals_seen = ofi->arrivals;
+        spin_learn(&ofi->thread_spin, SPIN_MOST * ofi->spin_ns, ofi->now_ns - ofi->arrived_ns);
+        ofi->arrived_ns = ofi->now_ns;
+    }
+}
+
+/*
+ * Passes until nothing happened for the time to spin, the latch is 0, or the deadline; then sleeps
+ * once. Without a latch (the endpoint's thread) it ends when a waiter wants to poll.
+ */
+static void poll_once(struct ofi *ofi, struct fabric_latch *latch, uint64_t deadline_ns,
+                      uint64_t began_ns)
+{
     bool look = true;
-    for (unsigned passes = 0;; passes++) {
+    uint64_t active_ns = began_ns;
+    token_take(ofi);
+    for (unsigned passes = 0, idle = 0;; passes++) {
         bool any = pass(ofi, look);
         look = false;
         if (latch && atomic_load_explicit(&latch->pending, memory_order_acquire) == 0) {
-            token_drop(ofi);
-            return;
+            spin_learn(&ofi->waiter_spin, SPIN_MOST * ofi->spin_ns, ofi->now_ns - began_ns);
+            break;
+        }
+        if (!latch) {
+            thread_learn(ofi);
+            active_ns = ofi->arrived_ns;
         }
         if (any) {
-            quiet_since = 0;
+            active_ns = latch ? ofi->now_ns : active_ns;
+            idle = 0;
             if (ofi->now_ns >= deadline_ns || (!latch && passes >= PASSES_MAX)) {
-                token_drop(ofi);
-                return;
+                break;
             }
             continue;
         }
-        if (quiet_since == 0) {
-            quiet_since = ofi->now_ns;
+        if (ofi->now_ns >= deadline_ns || ofi->now_ns - active_ns >= spin_allowed(ofi, latch)) {
+            sleep_until_event(ofi, latch, deadline_ns);
+            return;
         }
-        if (ofi->now_ns - quiet_since >= spin_ns || ofi->now_ns >= deadline_ns) {
-            break;
+        token_drop(ofi);
+        if (!latch && atomic_load_explicit(&ofi->waiter_count, memory_order_relaxed) > 0) {
+            return;
         }
         thread_pause();
+        if (++idle % SPINS_PER_YIELD == 0) {
+            sched_yield();
+        }
+        token_take(ofi);
     }
-    sleep_until_event(ofi, latch, deadline_ns);
+    token_drop(ofi);
 }
 
 /* ----------------------------------------------------------------------------- the threads ---- */
@@ -454,8 +504,8 @@ enum umbp_status fabric_ofi_wait(struct fabric *fabric, struct fabric_latch *lat
 {
     struct ofi *ofi = ofi_of(fabric);
     ASSERT(!fabric_ofi_on_loop(ofi));
-    uint64_t spin_ns = ofi->options.spin_us * NS_PER_US;
     struct waiter waiter = {.latch = latch};
+    uint64_t began_ns = clock_now_ns(ofi->options.clock);
     /* acquire: pairs with latch_down; what the callbacks wrote is seen */
     if (atomic_load_explicit(&latch->pending, memory_order_acquire) == 0) {
         return UMBP_OK;
@@ -463,6 +513,7 @@ enum umbp_status fabric_ofi_wait(struct fabric *fabric, struct fabric_latch *lat
     condition_init(&waiter.condition);
     mutex_lock(&ofi->lock);
     list_insert_after(ofi->waiters.prev, &waiter.link);
+    atomic_fetch_add_explicit(&ofi->waiter_count, 1, memory_order_relaxed);
     enum umbp_status status = UMBP_TIMEOUT;
     for (;;) {
         if (atomic_load_explicit(&latch->pending, memory_order_acquire) == 0) {
@@ -482,10 +533,11 @@ enum umbp_status fabric_ofi_wait(struct fabric *fabric, struct fabric_latch *lat
             continue;
         }
         mutex_unlock(&ofi->lock);
-        poll_once(ofi, latch, deadline_ns, spin_ns);
+        poll_once(ofi, latch, deadline_ns, began_ns);
         mutex_lock(&ofi->lock);
     }
     list_remove(&waiter.link);
+    atomic_fetch_sub_explicit(&ofi->waiter_count, 1, memory_order_relaxed);
     bool thread_sleeps_late = false;
     if (waiter.polls || ofi->poller == POLLER_NONE) {
         poller_leave(ofi);

@@ -454,6 +454,8 @@ static const struct fabric_ops ops_dear = OFI_OPS(false);
 static void copy_options(struct ofi *ofi, const struct fabric_options *full)
 {
     ofi->options = *full;
+    /* On one processor who spins only keeps the one that it waits for from running. */
+    ofi->spin_ns = thread_cpu_count() > 1 ? full->spin_us * NS_PER_US : 0;
     snprintf(ofi->cluster, sizeof(ofi->cluster), "%s", full->cluster);
     ofi->cluster_hash = hash_bytes(ofi->cluster, strlen(ofi->cluster), full->hash_seed);
     if (full->identity_bytes > 0) {

@@ -376,6 +376,11 @@ struct waiter {
     bool polls;
 };
 
+/* A bit for each of the last waits: whether it was worth spinning for. */
+struct spin {
+    uint8_t history;
+};
+
 struct ofi {
     struct fabric base;
     struct fabric_options options;
@@ -418,12 +423,19 @@ struct ofi {
     bool is_dry;            /* the completion queue was seen empty after the last fi_close */
     unsigned passes;
 
+    /* how long who polls does so in vain; the token's */
+    uint64_t spin_ns; /* 0 where there is one processor */
+    struct spin waiter_spin, thread_spin;
+    uint64_t arrivals, arrivals_seen; /* of completions that are not of our messages */
+    uint64_t arrived_ns;              /* when the endpoint's thread saw the last */
+
     /* who polls; under lock */
     struct mutex lock;
     enum poller poller;
     struct list_node waiters;
     struct condition thread_wake;
-    bool thread_asleep; /* in epoll_wait */
+    _Atomic unsigned waiter_count; /* in the list: a hint for the spinning thread. Relaxed */
+    bool thread_asleep;            /* in epoll_wait */
     bool thread_parked;
     bool thread_stop;
     bool thread_made;
