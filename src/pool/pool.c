@@ -382,15 +382,6 @@ static void chunk_end(struct pool_area *area, enum umbp_status *statuses_out)
     area->count = 0;
 }
 
-static enum umbp_status fail_all(enum umbp_status status, enum umbp_status *statuses_out,
-                                 size_t count)
-{
-    for (size_t i = 0; i < count; i++) {
-        statuses_out[i] = status;
-    }
-    return status;
-}
-
 /* ------------------------------------------------------------------------------ calls ---- */
 
 static enum umbp_status check_call(const void *items, size_t count, const void *out)
@@ -401,119 +392,119 @@ static enum umbp_status check_call(const void *items, size_t count, const void *
     return count && (!items || !out) ? UMBP_INVALID_VALUE : UMBP_OK;
 }
 
-/* An area for a checked call; its failure is every item's. */
-static struct pool_area *call_begin(struct pool *pool, enum area_kind kind, const void *items,
-                                    size_t count, enum umbp_status *statuses_out,
-                                    enum umbp_status *status_out)
+/* A kind of batch: how the caller's item `index` is added to a chunk, and how a chunk is run. */
+struct batch {
+    enum area_kind kind;
+    bool has_ranges;
+    void (*add)(struct pool_area *area, const void *items, size_t index);
+    void (*run)(struct pool_area *area);
+};
+
+static enum umbp_status batch_run(struct pool *pool, const struct batch *batch, const void *items,
+                                  size_t count, enum umbp_status *statuses_out)
 {
-    *status_out = check_call(items, count, statuses_out);
-    if (*status_out != UMBP_OK) {
-        return NULL;
+    enum umbp_status status = check_call(items, count, statuses_out);
+    if (status != UMBP_OK) {
+        return status;
     }
-    struct pool_area *area = area_take(pool, kind, status_out);
+    struct pool_area *area = area_take(pool, batch->kind, &status);
     if (!area) {
-        (void)fail_all(*status_out, statuses_out, count);
+        for (size_t i = 0; i < count; i++) {
+            statuses_out[i] = status;
+        }
+        return status;
     }
-    return area;
+    area->has_ranges = batch->has_ranges;
+    for (size_t i = 0; i < count; i += POOL_CHUNK) {
+        size_t end = size_min(count, i + POOL_CHUNK);
+        for (size_t j = i; j < end; j++) {
+            batch->add(area, items, j);
+        }
+        batch->run(area);
+        chunk_end(area, statuses_out + i);
+    }
+    area_give(area);
+    return UMBP_OK;
+}
+
+static void add_put(struct pool_area *area, const void *items, size_t index)
+{
+    const struct umbp_put_item *from = (const struct umbp_put_item *)items + index;
+    const struct umbp_range range = {(void *)(uintptr_t)from->data, from->bytes, 0};
+    const struct umbp_range_item item = {
+        .key = from->key,
+        .ranges = &range,
+        .range_count = from->bytes != 0,
+        .object_bytes = from->bytes,
+        .depth = from->depth,
+    };
+    item_put(area, &item);
+    item_whole(area, range.data, range.bytes);
+}
+
+static void add_get(struct pool_area *area, const void *items, size_t index)
+{
+    const struct umbp_get_item *from = (const struct umbp_get_item *)items + index;
+    const struct umbp_range range = {from->data, from->bytes, 0};
+    const struct umbp_range_item item = {
+        .key = from->key,
+        .ranges = &range,
+        .range_count = from->bytes != 0,
+        .object_bytes = from->bytes,
+    };
+    item_get(area, &item, false);
+    item_whole(area, range.data, range.bytes);
+}
+
+static void add_put_ranges(struct pool_area *area, const void *items, size_t index)
+{
+    item_put(area, (const struct umbp_range_item *)items + index);
+}
+
+static void add_get_ranges(struct pool_area *area, const void *items, size_t index)
+{
+    const struct umbp_range_item *from = (const struct umbp_range_item *)items + index;
+    item_get(area, from, from->object_bytes == 0);
+}
+
+static void add_key(struct pool_area *area, const void *items, size_t index)
+{
+    item_check(area, item_begin(area, ((const struct umbp_key *)items)[index]), UMBP_OK);
 }
 
 enum umbp_status pool_batch_put(struct pool *pool, const struct umbp_put_item *items, size_t count,
                                 enum umbp_status *statuses_out)
 {
-    enum umbp_status status;
-    struct pool_area *area = call_begin(pool, AREA_PUT, items, count, statuses_out, &status);
-    if (!area) {
-        return status;
-    }
-    for (size_t i = 0; i < count; i += POOL_CHUNK) {
-        size_t end = size_min(count, i + POOL_CHUNK);
-        for (size_t j = i; j < end; j++) {
-            const struct umbp_range range = {(void *)(uintptr_t)items[j].data, items[j].bytes, 0};
-            const struct umbp_range_item item = {
-                .key = items[j].key,
-                .ranges = &range,
-                .range_count = items[j].bytes != 0,
-                .object_bytes = items[j].bytes,
-                .depth = items[j].depth,
-            };
-            item_put(area, &item);
-            item_whole(area, range.data, range.bytes);
-        }
-        put_chunk(area);
-        chunk_end(area, statuses_out + i);
-    }
-    area_give(area);
-    return UMBP_OK;
+    static const struct batch batch = {AREA_PUT, false, add_put, put_chunk};
+    return batch_run(pool, &batch, items, count, statuses_out);
 }
 
 enum umbp_status pool_batch_get(struct pool *pool, const struct umbp_get_item *items, size_t count,
                                 enum umbp_status *statuses_out)
 {
-    enum umbp_status status;
-    struct pool_area *area = call_begin(pool, AREA_GET, items, count, statuses_out, &status);
-    if (!area) {
-        return status;
-    }
-    for (size_t i = 0; i < count; i += POOL_CHUNK) {
-        size_t end = size_min(count, i + POOL_CHUNK);
-        for (size_t j = i; j < end; j++) {
-            const struct umbp_range range = {items[j].data, items[j].bytes, 0};
-            const struct umbp_range_item item = {
-                .key = items[j].key,
-                .ranges = &range,
-                .range_count = items[j].bytes != 0,
-                .object_bytes = items[j].bytes,
-            };
-            item_get(area, &item, false);
-            item_whole(area, range.data, range.bytes);
-        }
-        get_chunk(area);
-        chunk_end(area, statuses_out + i);
-    }
-    area_give(area);
-    return UMBP_OK;
+    static const struct batch batch = {AREA_GET, false, add_get, get_chunk};
+    return batch_run(pool, &batch, items, count, statuses_out);
 }
 
 enum umbp_status pool_batch_put_ranges(struct pool *pool, const struct umbp_range_item *items,
                                        size_t count, enum umbp_status *statuses_out)
 {
-    enum umbp_status status;
-    struct pool_area *area = call_begin(pool, AREA_PUT, items, count, statuses_out, &status);
-    if (!area) {
-        return status;
-    }
-    area->has_ranges = true;
-    for (size_t i = 0; i < count; i += POOL_CHUNK) {
-        size_t end = size_min(count, i + POOL_CHUNK);
-        for (size_t j = i; j < end; j++) {
-            item_put(area, &items[j]);
-        }
-        put_chunk(area);
-        chunk_end(area, statuses_out + i);
-    }
-    area_give(area);
-    return UMBP_OK;
+    static const struct batch batch = {AREA_PUT, true, add_put_ranges, put_chunk};
+    return batch_run(pool, &batch, items, count, statuses_out);
 }
 
 enum umbp_status pool_batch_get_ranges(struct pool *pool, const struct umbp_range_item *items,
                                        size_t count, enum umbp_status *statuses_out)
 {
-    enum umbp_status status;
-    struct pool_area *area = call_begin(pool, AREA_GET, items, count, statuses_out, &status);
-    if (!area) {
-        return status;
-    }
-    area->has_ranges = true;
-    for (size_t i = 0; i < count; i += POOL_CHUNK) {
-        size_t end = size_min(count, i + POOL_CHUNK);
-        for (size_t j = i; j < end; j++) {
-            item_get(area, &items[j], items[j].object_bytes == 0);
-        }
-        get_chunk(area);
-        chunk_end(area, statuses_out + i);
-    }
-    area_give(area);
-    return UMBP_OK;
+    static const struct batch batch = {AREA_GET, true, add_get_ranges, get_chunk};
+    return batch_run(pool, &batch, items, count, statuses_out);
+}
+
+enum umbp_status pool_batch_remove(struct pool *pool, const struct umbp_key *keys, size_t count,
+                                   enum umbp_status *statuses_out)
+{
+    static const struct batch batch = {AREA_REMOVE, false, add_key, remove_chunk};
+    return batch_run(pool, &batch, keys, count, statuses_out);
 }
 
 /* Whether each of up to POOL_CHUNK keys is held somewhere. */
@@ -521,7 +512,7 @@ static void exists_some(struct pool_area *area, const struct umbp_key *keys, siz
                         uint8_t *found_out)
 {
     for (size_t j = 0; j < count; j++) {
-        item_check(area, item_begin(area, keys[j]), UMBP_OK);
+        add_key(area, keys, j);
     }
     exists_chunk(area);
     for (size_t j = 0; j < count; j++) {
@@ -567,26 +558,6 @@ enum umbp_status pool_exists_consecutive(struct pool *pool, const struct umbp_ke
     }
     area_give(area);
     *hits_out = hits;
-    return UMBP_OK;
-}
-
-enum umbp_status pool_batch_remove(struct pool *pool, const struct umbp_key *keys, size_t count,
-                                   enum umbp_status *statuses_out)
-{
-    enum umbp_status status;
-    struct pool_area *area = call_begin(pool, AREA_REMOVE, keys, count, statuses_out, &status);
-    if (!area) {
-        return status;
-    }
-    for (size_t i = 0; i < count; i += POOL_CHUNK) {
-        size_t end = size_min(count, i + POOL_CHUNK);
-        for (size_t j = i; j < end; j++) {
-            item_check(area, item_begin(area, keys[j]), UMBP_OK);
-        }
-        remove_chunk(area);
-        chunk_end(area, statuses_out + i);
-    }
-    area_give(area);
     return UMBP_OK;
 }
 

@@ -278,20 +278,16 @@ enum umbp_status pool_external_match(struct pool *pool, const struct umbp_key *h
     return status;
 }
 
-struct hits {
-    uint64_t *out;
-};
-
 static enum umbp_status take_hits(struct question *question, const struct proto_frame *frame)
 {
-    const struct hits *hits = question->context;
+    uint64_t *hits_out = question->context;
     struct proto_walk walk;
     if (frame->header.count != question->count) {
         return UMBP_CORRUPT;
     }
     enum umbp_status status = proto_numbers_open(frame, &walk);
     for (uint32_t i = 0; status == UMBP_OK && i < question->count; i++) {
-        if (!proto_numbers_next(&walk, &hits->out[i])) {
+        if (!proto_numbers_next(&walk, &hits_out[i])) {
             status = UMBP_CORRUPT;
         }
     }
@@ -301,7 +297,6 @@ static enum umbp_status take_hits(struct question *question, const struct proto_
 enum umbp_status pool_external_hits(struct pool *pool, const struct umbp_key *hashes, size_t count,
                                     uint64_t *hits_out)
 {
-    struct hits hits = {hits_out};
     struct fingerprint *prints;
 
     if (count && !hits_out) {
@@ -316,7 +311,7 @@ enum umbp_status pool_external_hits(struct pool *pool, const struct umbp_key *ha
         .prints = prints,
         .count = (uint32_t)count,
         .take = take_hits,
-        .context = &hits,
+        .context = hits_out,
     };
     status = ask_any(pool, &external);
     mem_free(prints);

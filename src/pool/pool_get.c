@@ -22,68 +22,10 @@
 /* Mark what the own store has. */
 static void find_own(struct pool_area *area)
 {
-    struct pool *pool = area->pool;
-    uint32_t count = 0;
-
-    if (!pool->options.store) {
-        return;
-    }
-    for (uint32_t i = 0; i < area->count; i++) {
-        if (area->items[i].state == ITEM_OPEN) {
-            area->picked[count] = i;
-            area->keys[count++] = area->items[i].key;
-        }
-    }
-    if (store_batch_exists(pool->options.store, area->keys, count, area->found) != UMBP_OK) {
-        return;
-    }
+    uint32_t count = own_exists(area);
     for (uint32_t i = 0; i < count; i++) {
         if (area->found[i]) {
             area->items[area->picked[i]].link = LINK_SELF;
-        }
-    }
-}
-
-/* Get the items of LINK_SELF. Those that went meanwhile are open again. */
-static void get_own(struct pool_area *area)
-{
-    struct pool *pool = area->pool;
-    uint32_t count = 0;
-    enum umbp_status status;
-
-    for (uint32_t i = 0; i < area->count; i++) {
-        struct pool_item *item = &area->items[i];
-        if (item->state != ITEM_OPEN || item->link != LINK_SELF) {
-            continue;
-        }
-        if (area->has_ranges) {
-            area->own.ranges[count] = (struct umbp_range_item){
-                .key = item->key,
-                .ranges = item->ranges,
-                .range_count = item->range_count,
-                .object_bytes = item->any_size ? 0 : item->bytes,
-            };
-        } else {
-            area->own.gets[count] =
-                (struct umbp_get_item){item->key, item->whole.data, item->whole.bytes};
-        }
-        area->picked[count++] = i;
-    }
-    if (!count) {
-        return;
-    }
-    if (area->has_ranges) {
-        status =
-            store_batch_get_ranges(pool->options.store, area->own.ranges, count, area->statuses);
-    } else {
-        status = store_batch_get(pool->options.store, area->own.gets, count, area->statuses);
-    }
-    for (uint32_t i = 0; i < count; i++) {
-        struct pool_item *item = &area->items[area->picked[i]];
-        item->status = status == UMBP_OK ? area->statuses[i] : status;
-        item->is_asked = true;
-        if (item->status == UMBP_OK) {
-            COUNT(pool, hits_own, 1);
         }
     }
 }
@@ -305,7 +247,7 @@ void get_chunk(struct pool_area *area)
     for (bool with_hints = true; again; with_hints = false) {
         place(area, with_hints);
         requests_send(area);
-        get_own(area);
+        own_run(area);
         requests_collect(area);
         again = sort_out(area, &busy);
         if (clock_left_ns(pool->clock, area->deadline_ns) == 0) {

@@ -37,19 +37,6 @@ static void ask_nodes(struct pool_area *area)
     }
 }
 
-/* The open items, listed in picked and keys. */
-static uint32_t pick_open(struct pool_area *area)
-{
-    uint32_t count = 0;
-    for (uint32_t i = 0; i < area->count; i++) {
-        if (area->items[i].state == ITEM_OPEN) {
-            area->picked[count] = i;
-            area->keys[count++] = area->items[i].key;
-        }
-    }
-    return count;
-}
-
 /* Give the open items the links of their hints. True: there is one. */
 static bool link_by_hints(struct pool_area *area)
 {
@@ -68,7 +55,7 @@ static bool link_by_hints(struct pool_area *area)
 /* Give the open items the links that a master advises. True: there is one. */
 static bool link_by_master(struct pool_area *area)
 {
-    uint32_t count = pick_open(area);
+    uint32_t count = area_pick_open(area);
     bool any = false;
     uint32_t master;
 
@@ -94,12 +81,7 @@ static bool link_by_master(struct pool_area *area)
 
 static void exists_own(struct pool_area *area)
 {
-    struct pool *pool = area->pool;
-    uint32_t count = pick_open(area);
-    if (!count || !pool->options.store ||
-        store_batch_exists(pool->options.store, area->keys, count, area->found) != UMBP_OK) {
-        return;
-    }
+    uint32_t count = own_exists(area);
     for (uint32_t i = 0; i < count; i++) {
         if (area->found[i]) {
             area->items[area->picked[i]].state = ITEM_DONE;
@@ -110,7 +92,7 @@ static void exists_own(struct pool_area *area)
 
 static void exists_at_master(struct pool_area *area)
 {
-    uint32_t count = pick_open(area);
+    uint32_t count = area_pick_open(area);
     uint32_t master;
     if (!count || master_ask(area, PROTO_LOOKUP, count, &master) != UMBP_OK) {
         return;
@@ -178,7 +160,7 @@ void exists_chunk(struct pool_area *area)
 static void remove_own(struct pool_area *area)
 {
     struct pool *pool = area->pool;
-    uint32_t count = pick_open(area);
+    uint32_t count = area_pick_open(area);
     if (!count || !pool->options.store ||
         store_batch_remove(pool->options.store, area->keys, count, area->statuses) != UMBP_OK) {
         return;

@@ -337,6 +337,14 @@ void master_try(struct pool *pool, uint32_t master);
 /* The link of a node that this master named. LINK_NONE: no way to reach it. */
 link_id master_link_of(struct pool_area *area, uint32_t master, uint32_t handle);
 
+/* pool_own.c. The open items, listed in area->picked and ->keys; how many they are. */
+uint32_t area_pick_open(struct pool_area *area);
+/* The same, and in area->found which of them the own store has. 0 also if there is none. */
+uint32_t own_exists(struct pool_area *area);
+/* Put into, or get from, the own store the open items of LINK_SELF: their statuses. What is not
+ * there any more stays open. */
+void own_run(struct pool_area *area);
+
 /* One round: a request for each link and POOL_REQUEST_ITEMS of the open items whose link is set
  * (and is not LINK_SELF). requests_send returns before the answers; requests_collect waits for them
  * and writes the items' statuses. */

@@ -72,25 +72,13 @@ static bool wake_twins(struct pool_area *area)
 
 static void find_own(struct pool_area *area)
 {
-    struct pool *pool = area->pool;
-    uint32_t count = 0;
-
-    for (uint32_t i = 0; pool->options.store && i < area->count; i++) {
-        if (area->items[i].state == ITEM_OPEN) {
-            area->picked[count] = i;
-            area->keys[count++] = area->items[i].key;
-        }
-    }
-    if (!count ||
-        store_batch_exists(pool->options.store, area->keys, count, area->found) != UMBP_OK) {
-        return;
-    }
+    uint32_t count = own_exists(area);
     for (uint32_t i = 0; i < count; i++) {
         if (area->found[i]) {
             struct pool_item *item = &area->items[area->picked[i]];
             item->state = ITEM_DONE;
             item->status = UMBP_ALREADY_EXISTS;
-            COUNT(pool, puts_known, 1);
+            COUNT(area->pool, puts_known, 1);
         }
     }
 }
@@ -183,53 +171,6 @@ static void place(struct pool_area *area, bool with_hints)
     }
 }
 
-/* ------------------------------------------------------------------------------ own ------ */
-
-static void put_own(struct pool_area *area)
-{
-    struct pool *pool = area->pool;
-    uint32_t count = 0;
-    enum umbp_status status;
-
-    for (uint32_t i = 0; i < area->count; i++) {
-        struct pool_item *item = &area->items[i];
-        if (item->state != ITEM_OPEN || item->link != LINK_SELF) {
-            continue;
-        }
-        if (area->has_ranges) {
-            area->own.ranges[count] = (struct umbp_range_item){
-                .key = item->key,
-                .ranges = item->ranges,
-                .range_count = item->range_count,
-                .object_bytes = item->bytes,
-                .depth = item->depth,
-            };
-        } else {
-            area->own.puts[count] = (struct umbp_put_item){
-                .key = item->key,
-                .data = item->whole.data,
-                .bytes = item->bytes,
-                .depth = item->depth,
-            };
-        }
-        area->picked[count++] = i;
-    }
-    if (!count) {
-        return;
-    }
-    if (area->has_ranges) {
-        status =
-            store_batch_put_ranges(pool->options.store, area->own.ranges, count, area->statuses);
-    } else {
-        status = store_batch_put(pool->options.store, area->own.puts, count, area->statuses);
-    }
-    for (uint32_t i = 0; i < count; i++) {
-        struct pool_item *item = &area->items[area->picked[i]];
-        item->status = status == UMBP_OK ? area->statuses[i] : status;
-        item->is_asked = true;
-    }
-}
-
 /* ---------------------------------------------------------------------------- the call --- */
 
 /* Another node may do what this one could not. */
@@ -305,7 +246,7 @@ static void put_rounds(struct pool_area *area)
             place(area, with_hints);
         }
         requests_send(area);
-        put_own(area);
+        own_run(area);
         requests_collect(area);
         bool again = sort_out(area, &failed);
         area->failed_rounds += failed;
