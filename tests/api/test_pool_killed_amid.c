@@ -40,7 +40,7 @@ struct rig {
 static void user_start(struct rig *rig, unsigned which)
 {
     test_member_start(&rig->users[which], &rig->master, client_only);
-    test_member_load(&rig->users[which], 1, test_rng_next(&rig->rng), LOAD_KEYS);
+    test_member_load(&rig->users[which], which ? 3 : 1, test_rng_next(&rig->rng), LOAD_KEYS);
 }
 
 static void rig_start(struct rig *rig, const char *const *node_options, uint64_t stream)
