@@ -97,8 +97,6 @@ PyObject *native_raise(enum umbp_status status, const char *format, ...);
 PyObject *native_raise_status(enum umbp_status status, const char *what);
 /* "what 'key': text of the status". */
 PyObject *native_raise_of_key(enum umbp_status status, const char *what, PyObject *key);
-/* A new reference to the Status member. */
-PyObject *native_status(enum umbp_status status);
 /* A list of Status members, from `count` statuses. */
 PyObject *native_status_list(const enum umbp_status *statuses, size_t count);
 /* A list of ints. */
@@ -218,25 +216,11 @@ struct native_config_box {
     atomic_bool busy; /* a call without the GIL uses it */
     struct umbp_config *config;
 };
-extern PyTypeObject *native_config_type;
 /* A new reference to the box of a Config that is not in use; marks it busy. */
 struct native_config_box *native_config_take(PyObject *object);
 void native_config_give_back(struct native_config_box *box);
 
 /* ---- clients (native_client.c) ---- */
-
-struct native_client_box {
-    atomic_int refs;
-    struct umbp_client *client;
-};
-
-struct native_client {
-    PyObject_HEAD struct native_client_box *box; /* NULL before __init__, and after all have left */
-    size_t active;                               /* methods that are running */
-    bool closing;                                /* no new calls */
-    bool finished; /* a close() has ended: the last to leave gives up the box */
-    pid_t owner;   /* the process that made it */
-};
 
 /* The handle, and the call counted in; or NULL with an exception. */
 struct umbp_client *native_client_enter(PyObject *self);

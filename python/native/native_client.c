@@ -5,16 +5,28 @@
  */
 #include "native.h"
 
-#include <string.h>
 #include <unistd.h>
 
 #define ERROR_BYTES 512
 
-static struct native_client *client_of(PyObject *self) { return (struct native_client *)self; }
+struct client_box {
+    atomic_int refs;
+    struct umbp_client *client;
+};
+
+struct client {
+    PyObject_HEAD struct client_box *box; /* NULL before __init__, and after all have left */
+    size_t active;                        /* methods that are running */
+    bool closing;                         /* no new calls */
+    bool finished; /* a close() has ended: the last to leave gives up the box */
+    pid_t owner;   /* the process that made it */
+};
+
+static struct client *client_of(PyObject *self) { return (struct client *)self; }
 
 /* ---- the box ---- */
 
-static void box_unref(struct native_client_box *box)
+static void box_unref(struct client_box *box)
 {
     if (box && atomic_fetch_sub(&box->refs, 1) == 1) {
         umbp_client_destroy(box->client);
@@ -24,7 +36,7 @@ static void box_unref(struct native_client_box *box)
 
 struct umbp_client *native_client_enter(PyObject *self)
 {
-    struct native_client *client = client_of(self);
+    struct client *client = client_of(self);
     if (!client->box || client->closing) {
         (void)native_raise_status(UMBP_CLOSED, "umbp");
         return NULL;
@@ -35,10 +47,10 @@ struct umbp_client *native_client_enter(PyObject *self)
 
 void native_client_leave(PyObject *self)
 {
-    struct native_client *client = client_of(self);
+    struct client *client = client_of(self);
     client->active--;
     if (client->finished && client->active == 0) {
-        struct native_client_box *box = client->box;
+        struct client_box *box = client->box;
         client->box = NULL;
         Py_BEGIN_ALLOW_THREADS;
         box_unref(box);
@@ -78,7 +90,7 @@ static const struct native_job_ops making_ops = {making_run, making_abandon, mak
 static int client_init(PyObject *self, PyObject *args, PyObject *named)
 {
     NATIVE_KEYWORDS(names, "config");
-    struct native_client *client = client_of(self);
+    struct client *client = client_of(self);
     PyObject *config;
     if (!PyArg_ParseTupleAndKeywords(args, named, "O:Client", names, &config)) {
         return -1;
@@ -88,7 +100,7 @@ static int client_init(PyObject *self, PyObject *args, PyObject *named)
         return -1;
     }
     struct making *making = calloc(1, sizeof(*making));
-    struct native_client_box *box = calloc(1, sizeof(*box));
+    struct client_box *box = calloc(1, sizeof(*box));
     if (!making || !box) {
         (void)PyErr_NoMemory();
         goto free_both;
@@ -127,9 +139,9 @@ free_both:
 
 static void client_dealloc(PyObject *self)
 {
-    struct native_client *client = client_of(self);
+    struct client *client = client_of(self);
     PyTypeObject *type = Py_TYPE(self);
-    struct native_client_box *box = client->box;
+    struct client_box *box = client->box;
     client->box = NULL;
     if (box) {
         PyObject *error_type;
@@ -159,7 +171,7 @@ enum upkeep_kind {
 
 struct upkeep {
     enum upkeep_kind kind;
-    struct native_client_box *box;
+    struct client_box *box;
     uint32_t timeout_ms;
     enum umbp_status status;
 };
@@ -193,7 +205,7 @@ static void upkeep_release(void *context)
 static const struct native_job_ops upkeep_ops = {upkeep_run, upkeep_abandon, upkeep_release};
 
 /* 0 with a status, or -1 with an exception. On an entered client. */
-static int upkeep_do(struct native_client *client, enum upkeep_kind kind, uint32_t timeout_ms,
+static int upkeep_do(struct client *client, enum upkeep_kind kind, uint32_t timeout_ms,
                      enum umbp_status *status_out)
 {
     struct upkeep *upkeep = calloc(1, sizeof(*upkeep));
@@ -214,7 +226,7 @@ static int upkeep_do(struct native_client *client, enum upkeep_kind kind, uint32
 }
 
 /* Whether this is a forked child, and the client the parent's. */
-static bool is_parents(const struct native_client *client)
+static bool is_parents(const struct client *client)
 {
     return client->box && client->owner != getpid();
 }
@@ -261,7 +273,7 @@ static PyObject *client_clear(PyObject *self, PyObject *unused)
 static PyObject *client_close(PyObject *self, PyObject *args, PyObject *named)
 {
     NATIVE_KEYWORDS(names, "timeout");
-    struct native_client *client = client_of(self);
+    struct client *client = client_of(self);
     PyObject *seconds = NULL;
     uint32_t timeout_ms;
     enum umbp_status status = UMBP_OK;
@@ -438,7 +450,7 @@ static PyType_Slot slots[] = {
 
 static PyType_Spec spec = {
     .name = "umbp._umbp.Client",
-    .basicsize = sizeof(struct native_client),
+    .basicsize = sizeof(struct client),
     .flags = Py_TPFLAGS_DEFAULT | Py_TPFLAGS_BASETYPE,
     .slots = slots,
 };

@@ -2,15 +2,13 @@
 /* Config: options by name, as text. The package's Python makes sections and types of it. */
 #include "native.h"
 
-#include <string.h>
-
 #define TEXT_BYTES 4096
 
 struct native_config {
     PyObject_HEAD struct native_config_box *box;
 };
 
-PyTypeObject *native_config_type;
+static PyTypeObject *config_type;
 
 static void box_unref(struct native_config_box *box)
 {
@@ -22,7 +20,7 @@ static void box_unref(struct native_config_box *box)
 
 struct native_config_box *native_config_take(PyObject *object)
 {
-    int is = PyObject_IsInstance(object, (PyObject *)native_config_type);
+    int is = PyObject_IsInstance(object, (PyObject *)config_type);
     if (is <= 0) {
         if (is == 0) {
             PyErr_SetString(PyExc_TypeError, "a configuration, please");
@@ -195,5 +193,5 @@ static PyType_Spec spec = {
 
 int native_config_add(PyObject *module)
 {
-    return native_type_add(module, "Config", &spec, &native_config_type);
+    return native_type_add(module, "Config", &spec, &config_type);
 }

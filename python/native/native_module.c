@@ -3,7 +3,6 @@
 #include "native.h"
 
 #include <stdarg.h>
-#include <string.h>
 
 #define STATUSES 64 /* more than there are, and than will soon be */
 
@@ -39,7 +38,8 @@ PyObject *native_raise_of_key(enum umbp_status status, const char *what, PyObjec
     return native_raise(status, "%s %R: %s", what, key, umbp_status_text(status));
 }
 
-PyObject *native_status(enum umbp_status status)
+/* A new reference to the Status member. */
+static PyObject *member_of(enum umbp_status status)
 {
     unsigned number = (unsigned)status;
     PyObject *member = number < STATUSES ? status_members[number] : NULL;
@@ -54,7 +54,7 @@ PyObject *native_status_list(const enum umbp_status *statuses, size_t count)
 {
     PyObject *list = PyList_New((Py_ssize_t)count);
     for (size_t i = 0; list && i < count; i++) {
-        PyObject *member = native_status(statuses[i]);
+        PyObject *member = member_of(statuses[i]);
         if (!member || PyList_SetItem(list, (Py_ssize_t)i, member) != 0) {
             Py_CLEAR(list);
         }

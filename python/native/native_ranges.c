@@ -10,7 +10,6 @@
 #include "native.h"
 
 #include <stddef.h>
-#include <string.h>
 
 #define COLUMNS 3
 

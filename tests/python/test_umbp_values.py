@@ -80,7 +80,6 @@ class Values(Case):
             for i, source in enumerate(sources):
                 client.put(f"k{i}", source)
                 self.assertEqual(client.get(f"k{i}"), bytes(memoryview(source).cast("B")))
-            memoryview(b"")
 
     def test_a_pointer_and_its_size_are_a_buffer(self):
         client = self.small()

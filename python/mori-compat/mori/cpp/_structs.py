@@ -185,10 +185,6 @@ class Struct:
             if isinstance(field, Field)
         ]
 
-    def _set_unasked(self, name, value):
-        """Set a field without counting it as the user's choice."""
-        self._values[name] = getattr(type(self), name).convert(value)
-
     def _is_touched(self, *names):
         return any(name in self._touched for name in names)
 
