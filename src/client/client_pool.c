@@ -515,7 +515,12 @@ static enum umbp_status pool_client_flush(void *context, uint64_t deadline_ns)
 static enum umbp_status pool_client_clear(void *context, uint64_t deadline_ns)
 {
     struct pool_client *self = context;
-    return self->store ? store_clear(self->store, deadline_ns) : UMBP_OK;
+    if (!self->store) {
+        return UMBP_OK;
+    }
+    enum umbp_status status = store_clear(self->store, deadline_ns);
+    pool_cleared(pool_of(self)); /* also if it was cut short */
+    return status;
 }
 
 static enum umbp_status pool_client_list(void *context,

@@ -98,12 +98,16 @@ MUST_USE enum umbp_status pool_batch_exists(struct pool *pool, const struct umbp
                                             size_t count, uint8_t *found_out);
 MUST_USE enum umbp_status pool_exists_consecutive(struct pool *pool, const struct umbp_key *keys,
                                                   size_t count, size_t *hits_out);
-/* From the own store and from every holder that a master knows of. */
+/* From the own store and from every holder that a master knows of. UMBP_IO where no master could be
+ * asked: others may have it still. */
 MUST_USE enum umbp_status pool_batch_remove(struct pool *pool, const struct umbp_key *keys,
                                             size_t count, enum umbp_status *statuses_out);
 /* What is known of one key, wherever it is. `in_dram` and `in_ssd` are the holder's. */
 MUST_USE enum umbp_status pool_stat(struct pool *pool, struct umbp_key key,
                                     struct umbp_entry_info *info_out);
+
+/* The own store was cleared: what masters still say of it is doubted for a while. Any thread. */
+void pool_cleared(struct pool *pool);
 
 /* As umbp_register_memory. UMBP_BUSY from deregister: a call is using it. */
 MUST_USE enum umbp_status pool_register(struct pool *pool, void *data, size_t bytes);

@@ -8,6 +8,8 @@
  */
 #include "pool/pool_priv.h"
 
+#define CLEARED_DOUBT_NS (5 * NS_PER_S) /* masters hear of it within milliseconds, as a rule */
+
 /* ------------------------------------------------------------------------------ parts ---- */
 
 /* Ask the nodes that the open items' links name, once; in several rounds if they are many. What
@@ -52,7 +54,8 @@ static bool link_by_hints(struct pool_area *area)
     return any;
 }
 
-/* Give the open items the links that a master advises. True: there is one. */
+/* Give the open items the links that a master advises. True: there is one. Items that no master
+ * could be asked about are unsure. */
 static bool link_by_master(struct pool_area *area)
 {
     uint32_t count = area_pick_open(area);
@@ -62,7 +65,13 @@ static bool link_by_master(struct pool_area *area)
     for (uint32_t i = 0; i < count; i++) {
         area->items[area->picked[i]].link = LINK_NONE;
     }
-    if (!count || master_ask(area, PROTO_ROUTE_GET, count, &master) != UMBP_OK) {
+    if (!count) {
+        return false;
+    }
+    if (master_ask(area, PROTO_ROUTE_GET, count, &master) != UMBP_OK) {
+        for (uint32_t i = 0; i < count; i++) {
+            area->items[area->picked[i]].is_unsure = true;
+        }
         return false;
     }
     master_learn_routes(area, master, count);
@@ -90,8 +99,22 @@ static void exists_own(struct pool_area *area)
     }
 }
 
+void pool_cleared(struct pool *pool)
+{
+    /* relaxed: who clears and then asks does so in one thread, or has synchronized */
+    atomic_store_explicit(&pool->cleared_until_ns, clock_now_ns(pool->clock) + CLEARED_DOUBT_NS,
+                          memory_order_relaxed);
+}
+
+static bool is_cleared(struct pool *pool)
+{
+    return clock_now_ns(pool->clock) <
+           atomic_load_explicit(&pool->cleared_until_ns, memory_order_relaxed);
+}
+
 static void exists_at_master(struct pool_area *area)
 {
+    bool was_cleared = is_cleared(area->pool);
     uint32_t count = area_pick_open(area);
     uint32_t master;
     if (!count || master_ask(area, PROTO_LOOKUP, count, &master) != UMBP_OK) {
@@ -99,7 +122,7 @@ static void exists_at_master(struct pool_area *area)
     }
     for (uint32_t i = 0; i < count; i++) {
         struct pool_item *item = &area->items[area->picked[i]];
-        if (area->found[i] && hint_is_gone(area->pool, item->print)) {
+        if (area->found[i] && (was_cleared || hint_is_gone(area->pool, item->print))) {
             item->is_doubted = true; /* removed here: has the master heard, or is there another? */
         } else if (area->found[i]) {
             item->state = ITEM_DONE;
@@ -131,6 +154,7 @@ static void exists_doubted(struct pool_area *area)
             item->state = ITEM_TWIN; /* settled: not there */
         }
     }
+    area_exclude(area, LINK_SELF); /* has been asked */
     if (any && link_by_master(area)) {
         ask_nodes(area);
     }
@@ -247,6 +271,7 @@ void remove_chunk(struct pool_area *area)
             hint_drop(pool, item->print);
         }
         item->status = item->failure != UMBP_OK ? item->failure
+                       : item->is_unsure        ? UMBP_IO /* others may have it still */
                        : item->was_removed      ? UMBP_OK
                                                 : UMBP_NOT_FOUND;
         if (item->status == UMBP_CLOSED || item->status == UMBP_CANCELLED) {

@@ -249,7 +249,8 @@ struct pool {
     char own_address[FABRIC_ADDRESS_MAX];
     char node_id[PROTO_TEXT_MAX + 1];
     _Atomic uint64_t next_id;
-    _Atomic uint32_t master_now; /* the one that is asked first */
+    _Atomic uint32_t master_now;       /* the one that is asked first */
+    _Atomic uint64_t cleared_until_ns; /* the own store was: masters may not have heard of it yet */
     struct pool_counters counters;
     struct log_limit log_staged;
     struct log_limit log_no_master;

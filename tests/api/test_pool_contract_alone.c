@@ -41,7 +41,6 @@ int main(void)
         .too_large = UMBP_TOO_LARGE,
         .options = options,
         .also_counts = also,
-        .exists_trails = true,
         .owner = &around,
     };
     master_begin();

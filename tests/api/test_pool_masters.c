@@ -166,6 +166,27 @@ static void of_two_masters_one_stops_and_the_other_serves(void **state)
     test_master_stop(&masters[1]);
 }
 
+static void a_remove_that_can_ask_no_master_says_so(void **state)
+{
+    struct test_master master;
+    struct test_member node;
+    struct test_set set = {"set", 0, 3, 4000};
+    char room[TEST_KEY_ROOM];
+    (void)state;
+
+    test_master_start(&master, NULL);
+    test_member_start(&node, &master, node_options);
+    struct umbp_client *client = test_pool_client(&master, user_options);
+    assert_int_equal(test_set_put(client, set).ok, set.count);
+    assert_ok(umbp_remove(client, test_key_number(room, "set", 0)));
+    assert_status(umbp_remove(client, test_key_number(room, "set", 9)), UMBP_NOT_FOUND);
+    test_master_kill(&master);
+    assert_status(umbp_remove(client, test_key_number(room, "set", 1)), UMBP_IO);
+    assert_status(umbp_remove(client, test_key_number(room, "set", 9)), UMBP_IO);
+    umbp_client_destroy(client);
+    test_member_end(&node);
+}
+
 /* ------------------------------------------------------------------------- creation ---- */
 
 /* Listens and never answers. */
@@ -253,6 +274,7 @@ int main(int argc, char **argv)
         TEST(a_master_that_comes_after_its_clients_is_found_wherever_its_door_is),
         TEST(a_stopped_master_costs_one_call_its_wait_and_is_asked_again_when_it_goes_on),
         TEST(of_two_masters_one_stops_and_the_other_serves),
+        TEST(a_remove_that_can_ask_no_master_says_so),
         TEST(masters_that_do_not_answer_are_asked_all_at_once_when_a_client_is_made),
     };
     return test_member_wanted(argc, argv) ? test_member_main(argc, argv)
