@@ -109,6 +109,25 @@ struct sim_link {
     struct sim_side sides[2]; /* [0] connected */
 };
 
+/* A connection being made. */
+struct sim_connect {
+    struct list_node node;
+    struct sim_endpoint *from;
+    struct sim_link *link; /* once the other side has agreed */
+    char address[FABRIC_ADDRESS_MAX];
+    void (*done)(void *context, enum umbp_status status, fabric_peer peer);
+    void *context;
+    bool is_ended;
+    enum umbp_status status;
+    struct list_node all; /* events name it: it goes with the simulation */
+};
+
+#define SIM_FOR_EACH_SIDE(sim, endpoint_wanted, side)                                              \
+    for (struct list_node *at_ = (sim)->links.next; at_ != &(sim)->links; at_ = at_->next)         \
+        for (int side_ = 0; side_ < 2; side_++)                                                    \
+            if ((side = &CONTAINER_OF(at_, struct sim_link, node)->sides[side_])->owner ==         \
+                (endpoint_wanted))
+
 static inline struct sim_endpoint *sim_endpoint_of(struct fabric *fabric)
 {
     return CONTAINER_OF(fabric, struct sim_endpoint, base);
@@ -129,6 +148,8 @@ void sim_event_cross(struct fabric_sim *sim, struct sim_event *event, struct sim
                      bool in_order);
 uint64_t sim_draw(struct fabric_sim *sim, uint64_t low, uint64_t high);
 void *sim_alloc(size_t bytes); /* zeroed; a simulation out of memory ends */
+void sim_queue_free(struct sim_queue *queue);
+bool sim_are_cut(const struct fabric_sim *sim, uint32_t host_a, uint32_t host_b);
 struct sim_side *sim_side_find(struct sim_endpoint *endpoint, fabric_peer peer); /* open ones */
 
 /* fabric_sim_link.c */

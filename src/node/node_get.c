@@ -2,11 +2,12 @@
 /*
  * GET. Each item is pinned, and goes one of three ways:
  *
- *     in DRAM, the reader is on this host    its places are answered; the pin stays in a grant
- * until RELEASE, the connection's end, or pin_ms in DRAM, elsewhere (or the reader      written by
- * RMA in windows of NODE_WINDOW items and has enough pinned, or wants too        NODE_PIECES
- * pieces; unpinned when the window's many places)                           transfer has ended on
- * the SSD only                        staged (node_stage.c)
+ *     in DRAM, the reader is on this host   its places are answered; the pin stays in a grant until
+ *                                           RELEASE, the connection's end, or pin_ms
+ *     in DRAM, elsewhere (or the reader     written by RMA in windows of NODE_WINDOW items and
+ *     has enough pinned, or wants too       NODE_PIECES pieces; unpinned when the window's transfer
+ *     many places)                          has ended
+ *     on the SSD only                       staged (node_stage.c)
  *
  * The answer goes out when all of them have ended. A grant is made known to its peer's record only
  * then, and only if that record still is there: a peer that went meanwhile never gets places.
