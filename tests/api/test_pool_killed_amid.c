@@ -223,10 +223,32 @@ static bool evicts(void *context)
     return evictions(evicting->rig) > evicting->than;
 }
 
+/* Kills the second user when a node has something under way for it: it is stopped here and there
+ * until that is so. Tells whether it ever was. */
+static bool user_dies_amid_calls(struct rig *rig)
+{
+    struct test_member *user = &rig->users[1];
+    bool is_amid = false;
+    for (unsigned i = 0; i < 100 && !is_amid; i++) {
+        test_sleep_ms((unsigned)test_rng_below(&rig->rng, 3));
+        test_member_signal(user, SIGSTOP);
+        test_sleep_ms(2); /* calls that need nothing of it any more end */
+        for (unsigned n = 0; n < NODES; n++) {
+            is_amid |= test_member_stat(&rig->nodes[n], "node.grants_now") > 0;
+        }
+        if (!is_amid) {
+            test_member_signal(user, SIGCONT);
+        }
+    }
+    test_member_kill(user);
+    return is_amid;
+}
+
 /* Most puts evict: what is put is a hundred times what there is room for. */
 static void deaths_amid_eviction(enum victim victim, uint64_t stream)
 {
     struct rig rig;
+    unsigned amid = 0;
 
     rig_start(&rig, narrow, stream);
     for (unsigned round = 0; round < (test_is_slow() ? 1 : 3); round++) {
@@ -238,7 +260,7 @@ static void deaths_amid_eviction(enum victim victim, uint64_t stream)
             test_member_kill(&rig.nodes[1]);
             break;
         case VICTIM_CLIENT:
-            test_member_kill(&rig.users[1]);
+            amid += user_dies_amid_calls(&rig);
             user_start(&rig, 1);
             break;
         default:
@@ -253,6 +275,10 @@ static void deaths_amid_eviction(enum victim victim, uint64_t stream)
     }
     struct evicting evicting = {&rig, evictions(&rig)};
     assert_true(test_wait_until(evicts, &evicting, 30000));
+    if (victim == VICTIM_CLIENT) {
+        printf("%u died with pins held\n", amid);
+        assert_true(amid > 0);
+    }
     rig_end(&rig);
 }
 

@@ -10,9 +10,11 @@
 #include <errno.h>
 #include <inttypes.h>
 #include <poll.h>
+#include <pthread.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/resource.h>
 #include <sys/socket.h>
 #include <unistd.h>
 
@@ -146,11 +148,130 @@ static void scans_and_random_bytes_at_every_port_do_no_harm_under_load(void **st
     test_master_stop(&master);
 }
 
+/* --------------------------------------------------------------------- five hundred ----- */
+
+/* Of clients in this process: made at once, used at once. */
+struct crowd {
+    pthread_t thread;
+    pthread_barrier_t *barrier;
+    const struct test_master *master;
+    struct umbp_client *client;
+    enum umbp_status status;
+    struct test_tally put, get;
+    unsigned number;
+    unsigned tries;
+};
+
+static bool is_stored(void *context)
+{
+    struct crowd *self = context;
+    char prefix[16];
+    snprintf(prefix, sizeof(prefix), "crowd%u", self->number);
+    struct test_set set = {prefix, 0, 4, 5000};
+    if (self->tries++) {
+        test_sleep_ms(500 + self->number); /* five hundred that ask all the time would be a load */
+    }
+    self->put = test_set_put(self->client, set);
+    self->get = test_set_get(self->client, set);
+    return self->get.ok == 4 || self->get.wrong;
+}
+
+static void *join_in(void *argument)
+{
+    struct crowd *self = argument;
+    char error[256];
+    const char *const options[] = {"scheme",
+                                   "pool",
+                                   "pool.masters",
+                                   self->master->address,
+                                   "pool.serve",
+                                   "false",
+                                   "copy.threads",
+                                   "1",
+                                   "log.level",
+                                   "error",
+                                   "pool.staging_bytes",
+                                   "1MiB",
+                                   "op_timeout_ms",
+                                   "20000",
+                                   NULL};
+    pthread_barrier_wait(self->barrier);
+    self->status = test_client_try(options, &self->client, error);
+    if (self->status == UMBP_OK) {
+        (void)test_wait_until(is_stored, self, 60000);
+    }
+    pthread_barrier_wait(self->barrier);
+    return NULL;
+}
+
+/* 500, if this process may have that many descriptors, eleven a client; else it says so. */
+static unsigned many(void)
+{
+    unsigned count = test_is_slow() ? 40 : 500;
+    struct rlimit limit;
+    assert_int_equal(getrlimit(RLIMIT_NOFILE, &limit), 0);
+    limit.rlim_cur = limit.rlim_max;
+    (void)setrlimit(RLIMIT_NOFILE, &limit);
+    if (limit.rlim_max < 500 + 15ull * count) {
+        count = limit.rlim_max > 1000 ? (unsigned)(limit.rlim_max - 500) / 15 : 20;
+        print_message("only %u clients: %llu descriptors\n", count,
+                      (unsigned long long)limit.rlim_max);
+    }
+    return count;
+}
+
+static void hundreds_of_clients_that_come_at_once_are_all_served(void **state)
+{
+    static const char *const node_options[] = {"dram.bytes", "64MiB", NULL};
+    const unsigned count = many();
+    struct test_master master;
+    struct test_member node;
+    struct crowd *crowd = calloc(count, sizeof(*crowd));
+    pthread_barrier_t barrier;
+    pthread_attr_t small;
+    unsigned tries = 0;
+    (void)state;
+
+    test_master_start(&master, NULL);
+    test_member_start(&node, &master, node_options);
+    pthread_barrier_init(&barrier, NULL, count + 1);
+    pthread_attr_init(&small);
+    pthread_attr_setstacksize(&small, 256 << 10);
+    for (unsigned i = 0; i < count; i++) {
+        crowd[i] = (struct crowd){.barrier = &barrier, .master = &master, .number = i};
+        assert_int_equal(pthread_create(&crowd[i].thread, &small, join_in, &crowd[i]), 0);
+    }
+    pthread_barrier_wait(&barrier);
+    uint64_t began_ns = test_now_ns();
+    pthread_barrier_wait(&barrier);
+    printf("%u clients made, and used, in %.0f ms, %zu MiB, %u descriptors\n", count,
+           (double)(test_now_ns() - began_ns) / 1e6, test_resident_bytes() >> 20, test_fd_count());
+    for (unsigned i = 0; i < count; i++) {
+        pthread_join(crowd[i].thread, NULL);
+        assert_ok(crowd[i].status);
+        tries += crowd[i].tries;
+        assert_int_equal(crowd[i].get.ok, 4);
+        assert_int_equal(crowd[i].get.wrong, 0);
+    }
+    printf("%u tries\n", tries); /* two cores may not do for all of them at once */
+    for (unsigned i = 0; i < count; i++) {
+        assert_ok(umbp_client_close(crowd[i].client, 0));
+        umbp_client_destroy(crowd[i].client);
+    }
+    pthread_barrier_destroy(&barrier);
+    pthread_attr_destroy(&small);
+    free(crowd);
+    test_member_is_idle(&node);
+    test_member_end(&node);
+    test_master_stop(&master);
+}
+
 int main(int argc, char **argv)
 {
 #define TEST(name) cmocka_unit_test_teardown(name, test_cluster_end)
     const struct CMUnitTest tests[] = {
         TEST(scans_and_random_bytes_at_every_port_do_no_harm_under_load),
+        TEST(hundreds_of_clients_that_come_at_once_are_all_served),
     };
     cmocka_set_test_filter(getenv("UMBP_TEST_FILTER"));
     return test_member_wanted(argc, argv) ? test_member_main(argc, argv)
