@@ -391,7 +391,10 @@ static enum umbp_status status_of(const struct master_route *route, bool is_put)
     case MASTER_UNAVAILABLE:
         break;
     }
-    return is_put ? UMBP_NO_SPACE : UMBP_NOT_FOUND;
+    if (is_put) {
+        return route->is_too_large ? UMBP_TOO_LARGE : UMBP_NO_SPACE;
+    }
+    return UMBP_NOT_FOUND;
 }
 
 static void on_ask(const struct question *question)

@@ -347,8 +347,9 @@ struct master_route {
     uint32_t node; /* handle */
     uint8_t outcome;
     uint8_t tier;
-    uint8_t replicas; /* get: nodes that hold it, at most 255; excluded ones left out */
-    uint64_t bytes;   /* get: the size that the owner reported */
+    uint8_t replicas;  /* get: nodes that hold it, at most 255; excluded ones left out */
+    bool is_too_large; /* put, unavailable: larger than each node's largest, if all say theirs */
+    uint64_t bytes;    /* get: the size that the owner reported */
 };
 
 /* Who asks, and whom it does not want. */

@@ -403,11 +403,33 @@ static void anchor_whole(struct master *master, struct put_batch *batch,
     }
 }
 
+/* The largest value that this one takes; UINT64_MAX: it does not say. */
+static uint64_t limit_of(const struct target *target)
+{
+    uint64_t limit = 0;
+    for (uint32_t t = 0; t < TIER_SLOTS; t++) {
+        bool is_there = target->available[t] || target->evictable[t];
+        limit = u64_max(limit, !target->largest[t] && is_there ? UINT64_MAX : target->largest[t]);
+    }
+    return limit ? limit : UINT64_MAX; /* a full one that says nothing */
+}
+
+/* The largest value that any node takes. */
+static uint64_t limit_of_all(const struct master *master)
+{
+    uint64_t limit = 0;
+    for (uint32_t i = 0; i < master->target_count; i++) {
+        limit = u64_max(limit, limit_of(&master->targets[i]));
+    }
+    return master->target_count ? limit : UINT64_MAX;
+}
+
 void put_place(struct master *master, const struct route_excludes *excludes, uint32_t requester,
                const uint64_t *sizes, uint64_t size, size_t count, struct master_route *routes)
 {
     struct put_batch batch = {
         .excludes = excludes, .anchor = UINT32_MAX, .anchor_tier = TIER_SLOTS};
+    uint64_t limit = 0;
     mutex_lock(&master->put_lock);
     roll_window(master);
     if (master->options.put_affinity == MASTER_AFFINITY_LOCAL) {
@@ -418,8 +440,12 @@ void put_place(struct master *master, const struct route_excludes *excludes, uin
     for (size_t i = 0; i < count; i++) {
         uint64_t bytes = sizes ? sizes[i] : size;
         struct pick pick;
-        if (routes[i].outcome == MASTER_ALREADY_EXISTS || bytes > MASTER_VALUE_BYTES_MAX ||
-            !pick_one(master, &batch, u64_max(bytes, 1), &pick)) {
+        if (routes[i].outcome == MASTER_ALREADY_EXISTS) {
+            continue;
+        }
+        if (bytes > MASTER_VALUE_BYTES_MAX || !pick_one(master, &batch, u64_max(bytes, 1), &pick)) {
+            limit = limit ? limit : limit_of_all(master);
+            routes[i].is_too_large = bytes > limit;
             continue;
         }
         pick.target->window_taken[0][pick.tier] += bytes;

@@ -16,7 +16,8 @@
  *
  * Answers. A miss is UMBP_NOT_FOUND, also where no master could be asked or a holder did not answer
  * in time: then it is counted as such ("pool.misses_unsure"). A put that found no place anywhere is
- * UMBP_NO_SPACE; one that found nobody to talk to goes to the own store.
+ * UMBP_NO_SPACE, or UMBP_TOO_LARGE if no node could ever take it; one that found nobody to talk to
+ * goes to the own store.
  *
  * Time. Each call ends within op_timeout_ms, and 1 s for connections to end. A master is given
  * POOL_MASTER_MS, then the next one is asked, and it rests: nobody waits for it again until it has

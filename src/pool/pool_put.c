@@ -129,6 +129,9 @@ static void place_routed(struct pool_area *area, struct pool_item *item, uint32_
     if (route->status == UMBP_OK || is_gone) {
         item->link = master_link_of(area, master, route->node_index);
     }
+    if (route->status == UMBP_TOO_LARGE) {
+        item->status = UMBP_TOO_LARGE;
+    }
     if (item->link == LINK_NONE || area_excludes(area, item->link)) {
         item->link = LINK_NONE;
         place_last(area, item);

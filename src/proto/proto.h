@@ -523,7 +523,7 @@ struct proto_node {
 };
 
 /* Where an item is, or should go. ROUTE_PUT: UMBP_OK, UMBP_ALREADY_EXISTS (node and tier of a
- * holder), UMBP_NO_SPACE. ROUTE_GET: UMBP_OK, UMBP_NOT_FOUND. */
+ * holder), UMBP_NO_SPACE, UMBP_TOO_LARGE (for every node). ROUTE_GET: UMBP_OK, UMBP_NOT_FOUND. */
 struct proto_route {
     enum umbp_status status;
     enum proto_tier tier;

@@ -11,7 +11,6 @@ int main(void)
         .deployment = UMBP_DEPLOYMENT_LOCAL,
         .is_distributed = false,
         .supports_ranges = true,
-        .too_large = UMBP_TOO_LARGE,
         .options = plain,
     };
     return contract_run(&factory);

@@ -27,7 +27,6 @@ int main(void)
         .deployment = UMBP_DEPLOYMENT_LOCAL,
         .is_distributed = false,
         .supports_ranges = true,
-        .too_large = UMBP_TOO_LARGE,
         .options = on_commit,
         .has_ssd = true,
     };

@@ -38,7 +38,6 @@ int main(void)
         .deployment = UMBP_DEPLOYMENT_POOL,
         .is_distributed = true,
         .supports_ranges = true,
-        .too_large = UMBP_TOO_LARGE,
         .options = options,
         .also_counts = also,
         .owner = &around,

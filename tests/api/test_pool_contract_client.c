@@ -69,7 +69,6 @@ int main(int argc, char **argv)
         .deployment = UMBP_DEPLOYMENT_POOL,
         .is_distributed = true,
         .supports_ranges = true,
-        .too_large = UMBP_NO_SPACE,
         .options = host,
         .also_counts = also,
         .exists_trails = true,

@@ -43,9 +43,6 @@ struct contract_factory {
     /* What is known before the store is asked is counted elsewhere: pairs of a statistic, and one
      * that is added to it, NULL-ended; NULL: none. */
     const char *const *also_counts;
-    /* What a value that no tier can hold is answered; UMBP_TOO_LARGE, but a client that holds
-     * nothing knows only that no node has room. */
-    enum umbp_status too_large;
     /* Masters hear of a clear a moment later; until then a key may exist that no get finds. */
     bool exists_trails;
     /* NULL: there is nothing but the client. */

@@ -124,7 +124,7 @@ static void a_bad_item_in_the_middle_leaves_its_neighbours_alone(void **state)
     assert_ok(umbp_batch_put(fixture.client, batch.puts, batch.count, batch.statuses));
     for (size_t i = 0; i < batch.count; i++) {
         const enum umbp_status bad[] = {UMBP_INVALID_KEY, UMBP_INVALID_VALUE, UMBP_INVALID_KEY,
-                                        contract_factory()->too_large};
+                                        UMBP_TOO_LARGE};
         assert_int_equal(batch.statuses[i], i >= 100 && i < 104 ? bad[i - 100] : UMBP_OK);
     }
 

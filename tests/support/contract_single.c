@@ -63,7 +63,7 @@ static void a_put_larger_than_the_tier_is_refused_and_evicts_nothing(void **stat
     void *data = calloc(1, CONTRACT_DRAM_BYTES + 1);
     assert_status(
         umbp_put(fixture.client, test_key("big"), data, CONTRACT_DRAM_BYTES + 1, UMBP_DEPTH_NONE),
-        contract_factory()->too_large);
+        UMBP_TOO_LARGE);
     assert_status(
         umbp_put(fixture.client, test_key("big"), data, UMBP_VALUE_BYTES_MAX + 1, UMBP_DEPTH_NONE),
         UMBP_TOO_LARGE);
