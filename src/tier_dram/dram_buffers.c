@@ -9,6 +9,8 @@
  * A shared buffer is a memfd that is sealed: nobody can shrink it under us, and whoever gets the
  * descriptor can map it for reading only, so that no other process can corrupt the pool. (The
  * mapping made here stays writable.) Where the kernel has no such seal, the size alone is sealed.
+ * It gets transparent huge pages too, whatever shmem_enabled says: the first touch asks for each 2
+ * MiB to be collapsed into one. That is a wish, bounded in time, since the kernel has to find them.
  *
  * NUMA placement is two system calls, made directly: libnuma would add a dependency to wrap them.
  * Placement is set before the first touch, so prefaulting from any thread puts pages where they
@@ -27,6 +29,7 @@
 #define PREFAULT_STEP (16 * MIB)
 #define PREFAULT_THREADS_MAX 16u
 #define NODES_MAX 1024u
+#define COLLAPSE_MS_MAX 20000u /* what a start may take for it; the rest gets ordinary pages */
 
 #ifndef MFD_HUGE_2MB
 #define MFD_HUGE_2MB (21u << 26)
@@ -36,6 +39,9 @@
 #endif
 #ifndef MADV_POPULATE_WRITE
 #define MADV_POPULATE_WRITE 23
+#endif
+#ifndef MADV_COLLAPSE
+#define MADV_COLLAPSE 25
 #endif
 #ifndef F_SEAL_FUTURE_WRITE
 #define F_SEAL_FUTURE_WRITE 0x0010
@@ -81,24 +87,31 @@ void dram_buffers_keep_from_children(const struct dram_buffer *buffers, uint32_t
     }
 }
 
-/* Anonymous memory that begins at a multiple of 2 MiB, if it is large enough to care. */
-static void *map_anonymous(uint64_t bytes)
+/* Memory, of a file or anonymous (fd -1), that begins at a multiple of 2 MiB, if it is large enough
+ * to care. */
+static void *map_aligned(uint64_t bytes, int fd)
 {
     const int protection = PROT_READ | PROT_WRITE;
-    const int flags = MAP_PRIVATE | MAP_ANONYMOUS;
+    const int flags = fd < 0 ? MAP_PRIVATE | MAP_ANONYMOUS : MAP_SHARED;
     if (bytes < HUGE_BYTES) {
-        return mmap(NULL, bytes, protection, flags, -1, 0);
+        return mmap(NULL, bytes, protection, flags, fd, 0);
     }
-    char *map = mmap(NULL, bytes + HUGE_BYTES, protection, flags, -1, 0);
-    if (map == MAP_FAILED) {
+    char *room = mmap(NULL, bytes + HUGE_BYTES, PROT_NONE,
+                      MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+    if (room == MAP_FAILED) {
         return MAP_FAILED;
     }
-    uint64_t before = align_up((uintptr_t)map, HUGE_BYTES) - (uintptr_t)map;
-    if (before) {
-        (void)munmap(map, before);
+    uint64_t before = align_up((uintptr_t)room, HUGE_BYTES) - (uintptr_t)room;
+    void *map = mmap(room + before, bytes, protection, flags | MAP_FIXED, fd, 0);
+    if (map == MAP_FAILED) {
+        (void)munmap(room, bytes + HUGE_BYTES);
+        return MAP_FAILED;
     }
-    (void)munmap(map + before + bytes, HUGE_BYTES - before);
-    return map + before;
+    if (before) {
+        (void)munmap(room, before);
+    }
+    (void)munmap(room + before + bytes, HUGE_BYTES - before);
+    return map;
 }
 
 static void *map_shared(uint64_t bytes, bool huge, bool others_write, int *fd_out)
@@ -110,7 +123,7 @@ static void *map_shared(uint64_t bytes, bool huge, bool others_write, int *fd_ou
     }
     void *map = MAP_FAILED;
     if (ftruncate(fd, (off_t)bytes) == 0) {
-        map = mmap(NULL, bytes, PROT_READ | PROT_WRITE, MAP_SHARED, fd, 0);
+        map = map_aligned(bytes, fd);
     }
     if (map == MAP_FAILED) {
         goto close_fd;
@@ -144,7 +157,7 @@ static enum umbp_status map_one(struct dram_buffer *buffer, enum dram_backing ba
         map = mmap(NULL, bytes, PROT_READ | PROT_WRITE,
                    MAP_PRIVATE | MAP_ANONYMOUS | MAP_HUGETLB | MAP_HUGE_2MB, -1, 0);
     } else {
-        map = map_anonymous(bytes);
+        map = map_aligned(bytes, -1);
     }
     if (map == MAP_FAILED) {
         return UMBP_NO_MEMORY;
@@ -262,7 +275,28 @@ struct prefault {
     uint64_t step_bytes;
     _Atomic uint64_t next; /* step number, over all buffers; relaxed: it only shares out work */
     _Atomic bool failed;   /* relaxed: read after the threads are joined */
+    bool may_collapse;     /* shared memory of ordinary pages */
+    uint64_t collapse_until_ns;
+    _Atomic bool cannot_collapse; /* relaxed: who misses it tries once more for nothing */
 };
+
+/* Make huge pages of what is shared: one page of each 2 MiB is touched, so that there is something
+ * to collapse, which then costs one copy of a small page. */
+static void collapse(struct prefault *work, char *data, uint64_t bytes)
+{
+    if (!work->may_collapse || atomic_load_explicit(&work->cannot_collapse, memory_order_relaxed)) {
+        return;
+    }
+    for (uint64_t at = 0; at + HUGE_BYTES <= bytes; at += HUGE_BYTES) {
+        bool late = clock_now_ns(clock_monotonic()) >= work->collapse_until_ns;
+        bool is_there = !late && madvise(data + at, 1, MADV_POPULATE_WRITE) == 0;
+        if (!is_there || (madvise(data + at, HUGE_BYTES, MADV_COLLAPSE) != 0 && errno != EAGAIN)) {
+            /* No such call, no huge page free, or no time left: ordinary pages do. */
+            atomic_store_explicit(&work->cannot_collapse, true, memory_order_relaxed);
+            return;
+        }
+    }
+}
 
 static bool touch(char *data, uint64_t bytes)
 {
@@ -302,21 +336,30 @@ static void *prefault_run(void *context)
         }
         const struct dram_buffer *buffer = &work->buffers[i];
         uint64_t at = step * work->step_bytes;
-        if (!touch(buffer->data + at, u64_min(work->step_bytes, buffer->mapped_bytes - at))) {
+        uint64_t bytes = u64_min(work->step_bytes, buffer->mapped_bytes - at);
+        collapse(work, buffer->data + at, bytes);
+        if (!touch(buffer->data + at, bytes)) {
             atomic_store_explicit(&work->failed, true, memory_order_relaxed);
         }
     }
 }
 
 static enum umbp_status prefault_all(const struct dram_options *options,
-                                     const struct dram_buffer *buffers, uint32_t count)
+                                     const struct dram_buffer *buffers, uint32_t count,
+                                     enum dram_backing backing)
 {
     unsigned threads = options->prefault_threads;
     if (!threads) {
         threads = thread_cpu_count();
     }
     threads = threads < PREFAULT_THREADS_MAX ? threads : PREFAULT_THREADS_MAX;
-    struct prefault work = {.buffers = buffers, .count = count, .step_bytes = PREFAULT_STEP};
+    struct prefault work = {
+        .buffers = buffers,
+        .count = count,
+        .step_bytes = PREFAULT_STEP,
+        .may_collapse = backing == DRAM_BACKING_SHARED,
+        .collapse_until_ns = clock_deadline_ns(clock_monotonic(), COLLAPSE_MS_MAX),
+    };
     pthread_t helpers[PREFAULT_THREADS_MAX];
     unsigned started = 0;
     /* One that cannot be started is not missed: this thread works too. */
@@ -349,7 +392,7 @@ enum umbp_status dram_buffers_map(const struct dram_options *options, struct dra
     }
     status = bind_all(options, buffers, count);
     if (status == UMBP_OK && options->prefault) {
-        status = prefault_all(options, buffers, count);
+        status = prefault_all(options, buffers, count, backing);
     }
     if (status != UMBP_OK) {
         dram_buffers_unmap(buffers, count);

@@ -217,6 +217,64 @@ static void dram_shared_buffers_cannot_be_changed_through_their_descriptor(void 
 
 /* ---- first touch ---- */
 
+/* Of the mapping that holds `data`, in bytes. */
+static uint64_t huge_bytes_of(const void *data)
+{
+    FILE *maps = fopen("/proc/self/smaps", "r");
+    assert_non_null(maps);
+    char line[512];
+    unsigned long from = 0;
+    unsigned long to = 0;
+    unsigned long kib = 0;
+    bool is_it = false;
+    while (fgets(line, sizeof(line), maps)) {
+        if (sscanf(line, "%lx-%lx ", &from, &to) == 2) {
+            is_it = (uintptr_t)data >= from && (uintptr_t)data < to;
+        } else if (is_it && sscanf(line, "ShmemPmdMapped: %lu kB", &kib) == 1) {
+            break;
+        }
+    }
+    assert_int_equal(fclose(maps), 0);
+    return (uint64_t)kib * KIB;
+}
+
+/* Whether this kernel makes huge pages of shared memory, and has some now. */
+static bool kernel_collapses(void)
+{
+    const size_t bytes = 4 * MIB;
+    int fd = memfd_create("probe", MFD_CLOEXEC);
+    assert_true(fd >= 0);
+    assert_int_equal(ftruncate(fd, (off_t)bytes), 0);
+    char *map = mmap(NULL, bytes, PROT_READ | PROT_WRITE, MAP_SHARED, fd, 0);
+    assert_ptr_not_equal(map, MAP_FAILED);
+    char *at = mmap(NULL, 2 * bytes, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+    assert_ptr_not_equal(at, MAP_FAILED);
+    char *huge = (char *)(((uintptr_t)at + 2 * MIB - 1) / (2 * MIB) * (2 * MIB));
+    assert_ptr_equal(mmap(huge, bytes, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_FIXED, fd, 0),
+                     huge);
+    huge[0] = 0;
+    bool can = madvise(huge, 2 * MIB, 25 /* MADV_COLLAPSE */) == 0 && huge_bytes_of(huge);
+    (void)munmap(at, 2 * bytes);
+    (void)munmap(map, bytes);
+    (void)close(fd);
+    return can;
+}
+
+static void dram_shared_buffers_get_huge_pages_when_they_are_touched_first(void **state)
+{
+    (void)state;
+    if (!kernel_collapses()) {
+        skip();
+    }
+    struct dram_options options = options_of(32 * MIB, DRAM_BACKING_SHARED);
+    options.prefault = true;
+    struct dram_tier *tier = make(&options);
+    struct dram_buffer_info info = buffer(tier, 0);
+    assert_int_equal((uintptr_t)info.data % (2 * MIB), 0);
+    assert_true(huge_bytes_of(info.data) > 0);
+    dram_destroy(tier);
+}
+
 static void dram_prefault_touches_everything_and_no_prefault_nothing(void **state)
 {
     (void)state;
@@ -376,6 +434,7 @@ int main(void)
         cmocka_unit_test(dram_huge_pages_fall_back_with_one_warning_and_work),
         cmocka_unit_test(dram_shared_buffers_show_their_bytes_in_a_second_mapping),
         cmocka_unit_test(dram_shared_buffers_cannot_be_changed_through_their_descriptor),
+        cmocka_unit_test(dram_shared_buffers_get_huge_pages_when_they_are_touched_first),
         cmocka_unit_test(dram_prefault_touches_everything_and_no_prefault_nothing),
         cmocka_unit_test(dram_buffers_are_bound_to_the_node_asked_for),
         cmocka_unit_test(dram_create_refuses_a_node_that_is_not_there),
