@@ -724,6 +724,35 @@ static void an_expired_slot_takes_its_writers_connection_along(void **state)
     rig_end(&world);
 }
 
+/* The writer is slow, not stopped: it comes back, with a new connection, and is too late. */
+static void a_commit_after_expiry_stores_nothing(void **state)
+{
+    struct rig_world world;
+    struct rig_call call;
+    (void)state;
+    fabric_peer peer = begin(&world, MIB, 1, NULL);
+    struct rig_client *client = &world.clients[0];
+    reserve(&call, client, peer, "k", 100000, 200);
+    struct proto_slot slot = slot_of(&call);
+    assert_ok(slot.status);
+    write_slot(client, peer, &slot, 77, 100000);
+    rig_advance(&world, 1000);
+    assert_int_equal(node_stat(&world, "node.slots_expired"), 1);
+    assert_int_equal(stat_of(world.nodes[0].store, "reservations"), 0);
+    assert_int_equal(stat_of(world.nodes[0].store, "dram.bytes_used"), 0);
+    peer = rig_connect(client, 0);
+    assert_status(commit(client, peer, slot.slot, "k", 100000), UMBP_STALE);
+    assert_false(holds(world.nodes[0].store, text_key("k")));
+    rig_call_free(&call);
+    reserve(&call, client, peer, "k", 100000, 5000); /* and may begin again */
+    slot = slot_of(&call);
+    write_slot(client, peer, &slot, 78, 100000);
+    assert_ok(commit(client, peer, slot.slot, "k", 100000));
+    assert_ok(get_value(world.nodes[0].store, text_key("k"), 100000, 78));
+    rig_call_free(&call);
+    rig_end(&world);
+}
+
 /* The same amid a write that takes longer than the slot lives. Its pages are wanted by somebody
  * else at once. */
 static void a_write_into_an_expired_slot_stops_before_its_pages_are_given_away(void **state)
@@ -795,6 +824,7 @@ int main(void)
         cmocka_unit_test(a_slot_is_written_and_committed_and_both_may_be_repeated),
         cmocka_unit_test(a_commit_of_another_value_rolls_back),
         cmocka_unit_test(an_expired_slot_takes_its_writers_connection_along),
+        cmocka_unit_test(a_commit_after_expiry_stores_nothing),
         cmocka_unit_test(a_write_into_an_expired_slot_stops_before_its_pages_are_given_away),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);

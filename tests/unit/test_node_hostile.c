@@ -84,6 +84,33 @@ static void a_hostile_peer_gets_answers_and_harms_nobody(void **state)
     }
 }
 
+/* The sum is right, and the version is not ours. */
+static void a_frame_of_a_later_version_is_told_so(void **state)
+{
+    struct store_options store_options = small_options(MIB);
+    struct rig_world world;
+    struct rig_call call;
+    uint8_t frame[SAMPLE_BYTES_MAX];
+    const uint16_t version = PROTO_VERSION + 1;
+    (void)state;
+    rig_begin(&world, test_seed());
+    rig_node_open(&world, 0, 0, make_store(&store_options), NULL);
+    rig_client_open(&world, 0, 1);
+    fabric_peer peer = rig_connect(&world.clients[0], 0);
+    for (unsigned i = 0; i < SAMPLES; i++) {
+        size_t bytes = 0;
+        assert_ok(sample_encode(i, (struct proto_buffer){frame, sizeof(frame)}, &bytes));
+        memcpy(frame + 4, &version, sizeof(version));
+        mend(frame, bytes);
+        rig_send(&call, &world.clients[0], peer, frame, bytes, 100, false);
+        rig_await(&call);
+        assert_status(call.status, UMBP_VERSION);
+        rig_call_free(&call);
+    }
+    rig_put(&world.clients[0], peer, "k", 0, 3, 10000, UMBP_OK); /* and the connection goes on */
+    rig_end(&world);
+}
+
 /* Pins are counted by more than their bytes, or values of no bytes could be pinned without an end.
  */
 static void pins_of_tiny_values_are_bounded_too(void **state)
@@ -114,6 +141,7 @@ int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(a_hostile_peer_gets_answers_and_harms_nobody),
+        cmocka_unit_test(a_frame_of_a_later_version_is_told_so),
         cmocka_unit_test(pins_of_tiny_values_are_bounded_too),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
