@@ -208,7 +208,7 @@ void area_exclude(struct pool_area *area, link_id link)
 
 /* ------------------------------------------------------------------------------ hints ---- */
 
-static struct hint *hint_set(struct pool *pool, struct fingerprint print)
+static struct hint *hint_set(const struct pool *pool, struct fingerprint print)
 {
     return &pool->hints[print.low & (POOL_HINTS - 1) & ~(uint64_t)(POOL_HINT_WAYS - 1)];
 }
@@ -228,29 +228,45 @@ void hint_put(struct pool *pool, struct fingerprint print, link_id link)
     mutex_unlock(&pool->hint_lock);
 }
 
-static link_id hint_find(struct pool *pool, struct fingerprint print)
+/* Under the lock. */
+static link_id hint_find(const struct pool *pool, struct fingerprint print)
 {
-    link_id link = LINK_NONE;
-    mutex_lock(&pool->hint_lock);
     const struct hint *set = hint_set(pool, print);
     for (uint32_t i = 0; i < POOL_HINT_WAYS; i++) {
         if (set[i].print_high == (print.high | 1)) {
-            link = set[i].link;
+            return set[i].link;
         }
     }
-    mutex_unlock(&pool->hint_lock);
-    return link;
+    return LINK_NONE;
 }
 
 link_id hint_get(struct pool *pool, struct fingerprint print)
 {
+    mutex_lock(&pool->hint_lock);
     link_id link = hint_find(pool, print);
+    mutex_unlock(&pool->hint_lock);
     return link == LINK_GONE ? LINK_NONE : link;
 }
 
 bool hint_is_gone(struct pool *pool, struct fingerprint print)
 {
-    return hint_find(pool, print) == LINK_GONE;
+    mutex_lock(&pool->hint_lock);
+    link_id link = hint_find(pool, print);
+    mutex_unlock(&pool->hint_lock);
+    return link == LINK_GONE;
+}
+
+void hints_read(struct pool_area *area)
+{
+    struct pool *pool = area->pool;
+    mutex_lock(&pool->hint_lock);
+    for (uint32_t i = 0; i < area->count; i++) {
+        struct pool_item *item = &area->items[i];
+        if (item->state == ITEM_OPEN) {
+            item->hint = hint_find(pool, item->print);
+        }
+    }
+    mutex_unlock(&pool->hint_lock);
 }
 
 void hint_drop(struct pool *pool, struct fingerprint print)

@@ -43,11 +43,12 @@ static void ask_nodes(struct pool_area *area)
 static bool link_by_hints(struct pool_area *area)
 {
     bool any = false;
+    hints_read(area);
     for (uint32_t i = 0; i < area->count; i++) {
         struct pool_item *item = &area->items[i];
         item->link = LINK_NONE;
         if (item->state == ITEM_OPEN) {
-            item->link = hint_get(area->pool, item->print);
+            item->link = item->hint == LINK_GONE ? LINK_NONE : item->hint;
             any |= item->link != LINK_NONE;
         }
     }
@@ -120,9 +121,10 @@ static void exists_at_master(struct pool_area *area)
     if (!count || master_ask(area, PROTO_LOOKUP, count, &master) != UMBP_OK) {
         return;
     }
+    hints_read(area);
     for (uint32_t i = 0; i < count; i++) {
         struct pool_item *item = &area->items[area->picked[i]];
-        if (area->found[i] && (was_cleared || hint_is_gone(area->pool, item->print))) {
+        if (area->found[i] && (was_cleared || item->hint == LINK_GONE)) {
             item->is_doubted = true; /* removed here: has the master heard, or is there another? */
         } else if (area->found[i]) {
             item->state = ITEM_DONE;

@@ -125,6 +125,7 @@ struct pool_item {
     enum umbp_status status;
     link_id link;      /* where it goes in this round */
     link_id came_from; /* who answered it */
+    link_id hint;      /* as hints_read found it */
     uint32_t twin;
     struct umbp_range whole;   /* of a plain put or get */
     struct umbp_range *sorted; /* put: ranges that were not in order; freed with the chunk */
@@ -293,6 +294,8 @@ void *area_sub_rows(struct pool_area *area, size_t bytes);
 /* Hints: which link a print was lately written to, or read from; or LINK_GONE. hint_get gives
  * LINK_NONE for those, hint_is_gone tells. */
 bool hint_is_gone(struct pool *pool, struct fingerprint print);
+/* `hint` of all open items, LINK_GONE among them, under one lock. */
+void hints_read(struct pool_area *area);
 void hint_put(struct pool *pool, struct fingerprint print, link_id link);
 link_id hint_get(struct pool *pool, struct fingerprint print);
 void hint_drop(struct pool *pool, struct fingerprint print);
