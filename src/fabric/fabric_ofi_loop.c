@@ -4,7 +4,7 @@
  *
  * One thread polls: the endpoint's own, or a waiter that took over (then its answer needs no
  * hand-over from thread to thread). A waiter takes over at once while the endpoint's thread sleeps
- * in epoll_wait, which then finds out when it wakes, and parks. When a waiter leaves it
+ * in poll, which then finds out when it wakes, and parks. When a waiter leaves it
  * makes another waiter the poller; without one, the endpoint's thread polls again: at once if it
  * was never parked or others may call us, else when nobody has waited for LEASE_NS, since waking it
  * after each call would cost more than the call.
@@ -20,8 +20,8 @@
  * `asleep`.
  */
 #include <errno.h>
+#include <poll.h>
 #include <sched.h>
-#include <sys/epoll.h>
 #include <unistd.h>
 
 #include "fabric/fabric_ofi_priv.h"
@@ -278,7 +278,7 @@ static void wake_waiters(struct ofi *ofi)
             continue;
         }
         if (waiter->polls) {
-            must_kick = true; /* it may sleep in epoll_wait; or be us, then nobody does */
+            must_kick = true; /* it may sleep in poll; or be us, then nobody does */
         } else {
             condition_signal(&waiter->condition);
         }
@@ -342,7 +342,8 @@ static bool pass(struct ofi *ofi, bool look_at_events)
 
 /*
  * With the token, which it drops; returns without it. `latch` may be NULL. The descriptors are
- * level triggered, so what wakes somebody else too is lost for nobody.
+ * level triggered, so what wakes somebody else too is lost for nobody. By poll, not an epoll of our
+ * own around the provider's: that would be notified of all that comes, while somebody polls too.
  */
 static void sleep_until_event(struct ofi *ofi, struct fabric_latch *latch, uint64_t deadline_ns)
 {
@@ -359,17 +360,15 @@ static void sleep_until_event(struct ofi *ofi, struct fabric_latch *latch, uint6
     if (!has_work(ofi) &&
         !(latch && atomic_load_explicit(&latch->pending, memory_order_acquire) == 0)) {
         uint64_t left = clock_left_ns(ofi->options.clock, until);
-        struct epoll_event events[4];
-        int count = 0;
-        if (left > 0) {
-            count = epoll_wait(ofi->epoll_fd, events, 4, (int)div_round_up(left, NS_PER_MS));
-        }
-        for (int i = 0; i < count; i++) {
-            if (events[i].data.fd == ofi->event_fd) {
-                uint64_t value;
-                ssize_t got = read(ofi->event_fd, &value, sizeof(value));
-                (void)got;
-            }
+        struct pollfd watched[] = {{.fd = ofi->event_fd, .events = POLLIN},
+                                   {.fd = ofi->cq_fd, .events = POLLIN},
+                                   {.fd = ofi->eq_fd, .events = POLLIN}};
+        if (left > 0 &&
+            poll(watched, ARRAY_COUNT(watched), (int)div_round_up(left, NS_PER_MS)) > 0 &&
+            watched[0].revents) {
+            uint64_t value;
+            ssize_t got = read(ofi->event_fd, &value, sizeof(value));
+            (void)got;
         }
     }
     atomic_fetch_sub(&ofi->asleep, 1);

@@ -2,7 +2,6 @@
 #include <arpa/inet.h>
 #include <ifaddrs.h>
 #include <net/if.h>
-#include <sys/epoll.h>
 #include <sys/eventfd.h>
 #include <sys/random.h>
 #include <unistd.h>
@@ -165,12 +164,6 @@ static enum umbp_status make_memory(struct ofi *ofi)
 
 /* ------------------------------------------------------------------------------- libfabric ---- */
 
-static enum umbp_status watch(struct ofi *ofi, int fd)
-{
-    struct epoll_event event = {.events = EPOLLIN, .data.fd = fd};
-    return epoll_ctl(ofi->epoll_fd, EPOLL_CTL_ADD, fd, &event) == 0 ? UMBP_OK : UMBP_IO;
-}
-
 static enum umbp_status make_provider(struct ofi *ofi)
 {
     struct fi_eq_attr eq = {.size = 1024, .wait_obj = FI_WAIT_FD};
@@ -181,10 +174,8 @@ static enum umbp_status make_provider(struct ofi *ofi)
     };
     struct fi_rx_attr rx = *ofi->info->rx_attr;
     rx.size = ofi->rx_count;
-    ofi->epoll_fd = epoll_create1(EPOLL_CLOEXEC);
     ofi->event_fd = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
-    if (ofi->epoll_fd < 0 || ofi->event_fd < 0 ||
-        fi_fabric(ofi->info->fabric_attr, &ofi->fabric, NULL) ||
+    if (ofi->event_fd < 0 || fi_fabric(ofi->info->fabric_attr, &ofi->fabric, NULL) ||
         fi_eq_open(ofi->fabric, &eq, &ofi->eq, NULL) ||
         fi_domain(ofi->fabric, ofi->info, &ofi->domain, NULL) ||
         fi_cq_open(ofi->domain, &cq, &ofi->cq, NULL) ||
@@ -203,9 +194,7 @@ static enum umbp_status make_provider(struct ofi *ofi)
     for (uint32_t i = 0; i < ofi->rx_count; i++) {
         fabric_ofi_rx_post(ofi, &ofi->rxs[i]);
     }
-    enum umbp_status status = watch(ofi, ofi->event_fd);
-    status = status ? status : watch(ofi, ofi->cq_fd);
-    return status ? status : watch(ofi, ofi->eq_fd);
+    return UMBP_OK;
 }
 
 /* An address of this machine that others may reach, if there is one. */
@@ -367,9 +356,6 @@ static void free_all(struct ofi *ofi)
     if (ofi->info) {
         fi_freeinfo(ofi->info);
     }
-    if (ofi->epoll_fd >= 0) {
-        close(ofi->epoll_fd);
-    }
     if (ofi->event_fd >= 0) {
         close(ofi->event_fd);
     }
@@ -529,7 +515,7 @@ enum umbp_status fabric_open(const struct fabric_options *options,
     }
     copy_options(ofi, &full);
     ofi->handlers = *handlers;
-    ofi->epoll_fd = ofi->event_fd = -1;
+    ofi->event_fd = -1;
     mutex_init(&ofi->lock, RANK_FABRIC);
     condition_init(&ofi->thread_wake);
     struct list_node *lists[] = {&ofi->waiters,        &ofi->regions,   &ofi->failed_connects,

@@ -5,7 +5,7 @@
  *   any thread ── submit() ──► stack of submissions ─┐          (fabric_ofi_loop.c)
  *                                                    ▼
  *   progress thread or a waiter: a pass under the ENGINE TOKEN: submissions, completions, events,
- *   timers, tasks; every callback runs here. Asleep in epoll_wait nobody holds the token.
+ *   timers, tasks; every callback runs here. Asleep in poll nobody holds the token.
  *
  * The token (`owner`) is not a lock: nobody blocks for it. A submitter that gets it posts its own
  * sends at once (and runs no callback); one that does not leaves them to who has it, who looks
@@ -403,7 +403,7 @@ struct ofi {
     bool own_keys;    /* we choose the keys */
     bool needs_local; /* buffers of ours need a descriptor */
     unsigned op_runs_max;
-    int epoll_fd, event_fd, cq_fd, eq_fd;
+    int event_fd, cq_fd, eq_fd;
     uint16_t listen_port;
     bool is_tcp;
     struct sockaddr_in6 *half_open; /* seen by the last sweep */
@@ -414,7 +414,7 @@ struct ofi {
     _Atomic uintptr_t owner;
     _Atomic(struct submission *) submissions;
     _Atomic(struct fabric_task *) tasks;
-    _Atomic unsigned asleep; /* threads in epoll_wait */
+    _Atomic unsigned asleep; /* threads in poll */
     _Atomic uint64_t sleep_until_ns;
     _Atomic bool latch_fired;
     _Atomic bool is_closed; /* no new operations */
@@ -435,7 +435,7 @@ struct ofi {
     struct list_node waiters;
     struct condition thread_wake;
     _Atomic unsigned waiter_count; /* in the list: a hint for the spinning thread. Relaxed */
-    bool thread_asleep;            /* in epoll_wait */
+    bool thread_asleep;            /* in poll */
     bool thread_parked;
     bool thread_stop;
     bool thread_made;
