@@ -240,6 +240,40 @@ static void two_nodes_of_one_name_do_not_mix_their_values_up(void **state)
     test_master_stop(&master);
 }
 
+/* The owner forgets all, again and again, amid gets and puts of the same keys. */
+static void a_clear_while_others_read_costs_misses_only(void **state)
+{
+    (void)state;
+    for (unsigned is_tcp = 0; is_tcp < 2; is_tcp++) {
+        struct rig rig;
+        struct test_member user;
+        rig_start(&rig, is_tcp);
+        test_member_start(&user, &rig.master, is_tcp ? tcp_user : user_only);
+        test_member_load(&user, 3, test_seed() + is_tcp, 10);
+        for (unsigned i = 0; i < (test_is_slow() ? 10 : 60); i++) {
+            uint64_t calls = test_member_load_now(&user).calls;
+            test_member_tell(&rig.node, "clear x");
+            assert_string_equal(test_member_answer(&rig.node, 20000), umbp_status_name(UMBP_OK));
+            while (test_member_load_now(&user).calls < calls + 10) {
+                test_sleep_ms(1);
+            }
+        }
+        struct test_load_result result = test_member_load_stop(&user);
+        printf("%" PRIu64 " calls, %" PRIu64 " found or stored, %" PRIu64 " missing, %" PRIu64
+               " failed (%s)\n",
+               result.calls, result.ok, result.missing, result.failed,
+               umbp_status_name(result.failure));
+        assert_int_equal(result.wrong, 0);
+        assert_true(result.ok > 0 && result.missing > 0);
+        test_member_end(&user);
+        test_member_is_idle(&rig.node);
+        test_member_tell(&rig.node, "clear x");
+        assert_string_equal(test_member_answer(&rig.node, 20000), umbp_status_name(UMBP_OK));
+        test_member_stat_becomes(&rig.node, "dram.bytes_used", 0);
+        rig_end(&rig);
+    }
+}
+
 static int by_value(const void *a, const void *b)
 {
     uint64_t left = *(const uint64_t *)a;
@@ -295,6 +329,7 @@ int main(int argc, char **argv)
         TEST(a_node_with_few_requests_is_busy_and_never_wrong),
         TEST(what_is_too_large_for_one_node_goes_to_another),
         TEST(two_nodes_of_one_name_do_not_mix_their_values_up),
+        TEST(a_clear_while_others_read_costs_misses_only),
         TEST(a_put_is_visible_elsewhere_soon),
     };
     cmocka_set_test_filter(getenv("UMBP_TEST_FILTER"));
