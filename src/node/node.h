@@ -100,8 +100,8 @@ struct node_options {
 /* UMBP_INVALID_VALUE (no id, a store without a ring of events), UMBP_LIMIT (too many masters,
  * tags, too long), UMBP_NO_MEMORY. */
 MUST_USE enum umbp_status node_create(const struct node_options *options, struct node **node_out);
-/* Takes NULL. After fabric_close if it was started. Waits for the jobs under way (disk reads: as
- * long as the store lets them take). */
+/* Takes NULL. After fabric_close if it was started. Waits for the jobs under way and those queued
+ * (disk reads: as long as the store lets each take; there is no deadline over all of them). */
 void node_destroy(struct node *node);
 
 /* The fabric's callbacks. Connections are refused (UMBP_BUSY) before the node is started, and after

@@ -393,7 +393,7 @@ struct proto_capacity {
     uint64_t used_bytes;
     uint64_t evictable_bytes; /* of those used: what its own evictor can free at once */
     uint64_t largest_bytes;   /* the largest value that it takes; 0: not said */
-    uint64_t keys;
+    uint64_t keys; /* 0: not counted, as by nodes of this version: the master counts by itself */
 };
 struct proto_capacity proto_capacity_at(struct proto_rows capacities, uint32_t index);
 struct proto_text proto_tag_at(struct proto_rows tags, const uint8_t *flat, uint32_t index);
