@@ -84,14 +84,13 @@ enum umbp_status umbp_config_set(struct umbp_config *config, const char *name, c
     if (name == NULL || value == NULL) {
         return config_fail(config, UMBP_INVALID_VALUE, "an option needs a name and a value");
     }
+    char why[CONFIG_ERROR_BYTES / 2];
     size_t id = config_find(name);
     if (id == SIZE_MAX) {
-        return config_fail(config, UMBP_UNKNOWN_OPTION,
-                           "there is no option \"%.80s\"; the nearest is \"%s\"", name,
-                           config_nearest_name(name));
+        config_name_unknown(name, why, sizeof why);
+        return config_fail(config, UMBP_UNKNOWN_OPTION, "%s", why);
     }
     struct config_value parsed;
-    char why[CONFIG_ERROR_BYTES / 2];
     enum umbp_status status =
         config_value_parse(&config_options[id], value, &parsed, why, sizeof why);
     if (status != UMBP_OK) {

@@ -8,9 +8,11 @@
  *     ; a comment
  *
  * inih is made for leniency, and a configuration must not be misread. So the reader that feeds it
- * lines refuses what it would pass over: a line that is too long for its buffer, a NUL byte, a
- * section that no option has. It also takes leading blanks off, since inih would continue the
- * line before with them. Values are applied to a copy, which replaces the configuration at the end.
+ * lines refuses what it would pass over: a line that is too long, a NUL byte, a section that no
+ * option has. It also takes leading blanks off, since inih would continue the line before with
+ * them. inih's buffer for a line has some 200 bytes, and a path may have 4095: of a longer line the
+ * reader keeps the value and gives inih the name. Values are applied to a copy, which replaces the
+ * configuration at the end.
  */
 #include "config/config_priv.h"
 
@@ -28,8 +30,10 @@ struct reading {
     const char *next;
     const char *end;
     unsigned line;
-    unsigned seen[CONFIG_OPTION_COUNT]; /* the line that set it, 0 for none */
-    enum umbp_status status;            /* the first error; reading ends with it */
+    bool has_long_text; /* of the line that inih has now: the value is `long_text` */
+    char long_text[CONFIG_TEXT_BYTES_MAX + 3]; /* with quotes around it */
+    unsigned seen[CONFIG_OPTION_COUNT];        /* the line that set it, 0 for none */
+    enum umbp_status status;                   /* the first error; reading ends with it */
 };
 
 static enum umbp_status fail_at(struct reading *reading, enum umbp_status status,
@@ -46,19 +50,6 @@ static enum umbp_status fail_at(struct reading *reading, enum umbp_status status
     reading->status = status;
     return config_fail(reading->report, status, "%.200s:%u: %.280s", reading->source, reading->line,
                        why);
-}
-
-/* Whether an option's name begins with "<section>.". */
-static bool is_section(const char *section)
-{
-    size_t bytes = strlen(section);
-    for (size_t i = 0; i < CONFIG_OPTION_COUNT; i++) {
-        if (strncmp(config_options[i].name, section, bytes) == 0 &&
-            config_options[i].name[bytes] == '.') {
-            return true;
-        }
-    }
-    return false;
 }
 
 static void nearest_section(const char *section, char *nearest_out, size_t nearest_bytes)
@@ -95,12 +86,66 @@ static bool check_section(struct reading *reading, const char *line)
         return false;
     }
     snprintf(section, sizeof section, "%.*s", (int)size_min(bytes, sizeof section - 1), line + 1);
-    if (!is_section(section)) {
+    if (config_first_of_section(section) == SIZE_MAX) {
         nearest_section(section, nearest, sizeof nearest);
         fail_at(reading, UMBP_UNKNOWN_OPTION, "there is no section [%s]; the nearest is [%s]",
                 section, nearest);
         return false;
     }
+    return true;
+}
+
+/* The text of a long line's value, as inih would find it: without a comment behind it and blanks
+ * around it. */
+static bool keep_long_text(struct reading *reading, const char *from, size_t bytes)
+{
+    static const char blanks[] = " \t\r";
+    for (size_t i = 1; i < bytes; i++) {
+        if (from[i] == ';' && strchr(blanks, from[i - 1]) != NULL) {
+            bytes = i;
+        }
+    }
+    while (bytes > 0 && strchr(blanks, from[bytes - 1]) != NULL) {
+        bytes--;
+    }
+    while (bytes > 0 && strchr(blanks, *from) != NULL) {
+        from++;
+        bytes--;
+    }
+    if (bytes >= sizeof reading->long_text) {
+        return false;
+    }
+    memcpy(reading->long_text, from, bytes);
+    reading->long_text[bytes] = '\0';
+    reading->has_long_text = true;
+    return true;
+}
+
+/* A line that inih has no room for: a long comment is none, of an assignment the name is left. */
+static bool take_long_line(struct reading *reading, const char *from, size_t bytes, char *line,
+                           size_t room)
+{
+    if (*from == ';' || *from == '#') {
+        memcpy(line, ";\n", 3);
+        return true;
+    }
+    size_t name_bytes = 0;
+    while (name_bytes < bytes && strchr("=:;[", from[name_bytes]) == NULL) {
+        name_bytes++;
+    }
+    if (name_bytes == bytes || (from[name_bytes] != '=' && from[name_bytes] != ':') ||
+        name_bytes + 3 > room) {
+        fail_at(reading, UMBP_INVALID_VALUE, "the line is longer than %zu bytes", room - 2);
+        return false;
+    }
+    const char *value = from + name_bytes + 1;
+    if (!keep_long_text(reading, value, bytes - name_bytes - 1)) {
+        fail_at(reading, UMBP_INVALID_VALUE, "the value is longer than %u bytes",
+                CONFIG_TEXT_BYTES_MAX);
+        return false;
+    }
+    memcpy(line, from, name_bytes);
+    memcpy(line + name_bytes, "=\n", 3);
     return true;
 }
 
@@ -127,9 +172,9 @@ static char *read_line(char *line, int capacity, void *stream)
         from++;
         bytes--;
     }
+    reading->has_long_text = false;
     if (bytes + 2 > room) {
-        fail_at(reading, UMBP_INVALID_VALUE, "the line is longer than %zu bytes", room - 2);
-        return NULL;
+        return take_long_line(reading, from, bytes, line, room) ? line : NULL;
     }
     memcpy(line, from, bytes);
     line[bytes] = '\0';
@@ -145,7 +190,7 @@ static char *read_line(char *line, int capacity, void *stream)
 static const char *unquote(const char *text, char *buffer, size_t buffer_bytes)
 {
     size_t bytes = strlen(text);
-    if (bytes < 2 || text[0] != '"' || text[bytes - 1] != '"' || bytes > buffer_bytes) {
+    if (bytes < 2 || text[0] != '"' || text[bytes - 1] != '"' || bytes - 1 > buffer_bytes) {
         return text;
     }
     memcpy(buffer, text + 1, bytes - 2);
@@ -155,14 +200,14 @@ static const char *unquote(const char *text, char *buffer, size_t buffer_bytes)
 
 static void take_value(struct reading *reading, const char *name, const char *text)
 {
-    char unquoted[256];
+    char unquoted[CONFIG_TEXT_BYTES_MAX + 1];
     char why[CONFIG_ERROR_BYTES / 2];
     struct config_value value;
 
     size_t id = config_find(name);
     if (id == SIZE_MAX) {
-        fail_at(reading, UMBP_UNKNOWN_OPTION, "there is no option \"%s\"; the nearest is \"%s\"",
-                name, config_nearest_name(name));
+        config_name_unknown(name, why, sizeof why);
+        fail_at(reading, UMBP_UNKNOWN_OPTION, "%s", why);
         return;
     }
     if (reading->seen[id] != 0) {
@@ -187,7 +232,7 @@ static int on_value(void *user, const char *section, const char *name, const cha
     char full_name[160];
     if (reading->status == UMBP_OK) {
         snprintf(full_name, sizeof full_name, "%s%s%s", section, *section != '\0' ? "." : "", name);
-        take_value(reading, full_name, text);
+        take_value(reading, full_name, reading->has_long_text ? reading->long_text : text);
     }
     return reading->status == UMBP_OK;
 }

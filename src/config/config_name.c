@@ -91,3 +91,27 @@ const char *config_nearest_name(const char *name)
     }
     return best;
 }
+
+size_t config_first_of_section(const char *section)
+{
+    size_t bytes = strlen(section);
+    for (size_t i = 0; i < CONFIG_OPTION_COUNT; i++) {
+        if (strncmp(config_options[i].name, section, bytes) == 0 &&
+            config_options[i].name[bytes] == '.') {
+            return i;
+        }
+    }
+    return SIZE_MAX;
+}
+
+void config_name_unknown(const char *name, char *why_out, size_t why_bytes)
+{
+    size_t first = config_first_of_section(name);
+    if (first != SIZE_MAX) {
+        snprintf(why_out, why_bytes, "\"%s\" is a section, not an option; in it is \"%s\"", name,
+                 config_options[first].name);
+    } else {
+        snprintf(why_out, why_bytes, "there is no option \"%.80s\"; the nearest is \"%s\"", name,
+                 config_nearest_name(name));
+    }
+}

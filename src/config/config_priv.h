@@ -129,6 +129,10 @@ struct umbp_config {
 size_t config_find(const char *name);
 /* The known name with the least distance. Static storage. */
 const char *config_nearest_name(const char *name);
+/* The first option whose name begins with "<section>.", or SIZE_MAX. */
+size_t config_first_of_section(const char *section);
+/* What is wrong with a name that no option has. */
+void config_name_unknown(const char *name, char *why_out, size_t why_bytes);
 
 /* Parse `text` for `option`. On UMBP_INVALID_VALUE `why_out` says why, without the option's name.
  * `value_out->text`, if any, is the caller's to free. Origin becomes CONFIG_FROM_USER. */

@@ -244,6 +244,13 @@ static void text_is_taken_as_it_is_and_bounded(void **state)
     free(text);
 }
 
+static void a_section_is_no_option_and_is_said_to_be_a_section(void **state)
+{
+    (void)state;
+    assert_status(umbp_config_set(config, "ssd", "x"), UMBP_UNKNOWN_OPTION);
+    assert_non_null(strstr(umbp_config_error(config), "\"ssd\" is a section"));
+}
+
 static void an_unknown_option_names_the_nearest(void **state)
 {
     (void)state;
@@ -661,6 +668,7 @@ int main(void)
         TEST(choices_name_the_nearest),
         TEST(numa_nodes_are_any_spread_or_a_number),
         TEST(text_is_taken_as_it_is_and_bounded),
+        TEST(a_section_is_no_option_and_is_said_to_be_a_section),
         TEST(an_unknown_option_names_the_nearest),
         TEST(distance_counts_edits_swaps_and_ignores_joiners),
         TEST(watermarks_must_be_in_order),

@@ -144,11 +144,44 @@ static void file_with_a_nul_or_an_endless_line_is_refused(void **state)
 {
     (void)state;
     static const char nul[] = "[dram]\nbytes = 1GiB\0\n";
-    char line[600] = "[ssd]\ndir = /";
+    char line[4200] = "[ssd]\ndir = /";
+    char name[400] = "[ssd]\n";
     assert_status(config_load_text(config, "n", nul, sizeof nul - 1), UMBP_INVALID_VALUE);
     assert_non_null(strstr(umbp_config_error(config), "n:2: a NUL byte"));
     memset(line + strlen(line), 'x', sizeof line - strlen(line) - 1);
-    assert_fails(line, UMBP_INVALID_VALUE, "test.conf:2:|longer than");
+    assert_fails(line, UMBP_INVALID_VALUE, "test.conf:2:|the value is longer than 4095");
+    memset(name + strlen(name), 'x', sizeof name - strlen(name) - 1);
+    assert_fails(name, UMBP_INVALID_VALUE, "test.conf:2:|the line is longer than");
+    memcpy(name + sizeof name - 3, "=1", 3);
+    assert_fails(name, UMBP_INVALID_VALUE, "test.conf:2:|the line is longer than");
+    name[6] = '[';
+    assert_fails(name, UMBP_INVALID_VALUE, "test.conf:2:|longer than");
+}
+
+static void file_takes_the_longest_path(void **state)
+{
+    (void)state;
+    static const char *const around[][2] = {
+        {"", ""}, {" \t", " \r"}, {"", " ; where it lies"}, {" \"", "\" ;\"\""}};
+    char path[4096] = "/a;b #";
+    char text[4400];
+    char got[4096];
+    for (size_t bytes = 180; bytes < sizeof path; bytes += bytes < 270 ? 1 : 765) {
+        memset(path + 6, 'x', bytes - 6);
+        path[bytes] = '\0';
+        for (size_t i = 0; i < sizeof around / sizeof around[0]; i++) {
+            (void)snprintf(text, sizeof text, "[ssd]\n  dir =%s%s%s\nsegment_bytes = 8MiB",
+                           around[i][0], path, around[i][1]);
+            assert_loads(text);
+            assert_ok(umbp_config_get(config, "ssd.dir", got, sizeof got));
+            assert_string_equal(got, path);
+            assert_value("ssd.segment_bytes", "8MiB");
+        }
+    }
+    memset(text, '#', 1000);
+    (void)snprintf(text + 1000, sizeof text - 1000, "\n[ssd]\nbytes = %*s", 400, "1GiB");
+    assert_loads(text);
+    assert_value("ssd.bytes", "1GiB");
 }
 
 static void load_file_says_what_is_wrong_with_the_path(void **state)
@@ -379,6 +412,7 @@ int main(void)
         TEST(file_reports_the_first_error_of_several),
         TEST(file_continues_no_line_by_indenting),
         TEST(file_with_a_nul_or_an_endless_line_is_refused),
+        TEST(file_takes_the_longest_path),
         TEST(load_file_says_what_is_wrong_with_the_path),
         TEST(environment_sets_by_published_and_by_regular_names),
         TEST(every_option_can_be_set_by_its_regular_name),
