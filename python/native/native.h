@@ -162,6 +162,15 @@ struct native_key_list {
 int native_key_list_open(struct native_key_list *list, PyObject *keys);
 void native_key_list_close(struct native_key_list *list);
 
+/* A single unsigned integer of at most 64 (32) bits: an int, or what has __index__. */
+int native_u64(PyObject *object, const char *name, uint64_t *value_out);
+int native_u32(PyObject *object, const char *name, uint32_t *value_out);
+/* The same, of what is a size of Python's. */
+int native_size(PyObject *object, const char *name, size_t *value_out);
+/* Whether it stands for one integer, not for many (an array may have __index__ too): 1, 0, or -1
+ * with an exception. */
+int native_is_one(PyObject *object);
+
 /* Unsigned integers: one for all, a sequence of ints, or a flat array of 4- or 8-byte ints. */
 struct native_ints {
     const char *name; /* in messages */

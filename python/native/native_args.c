@@ -249,6 +249,62 @@ static int int_of(const struct native_ints *ints, PyObject *object, Py_ssize_t i
     return result;
 }
 
+int native_u64(PyObject *object, const char *name, uint64_t *value_out)
+{
+    const struct native_ints ints = {.name = name, .outer = -1};
+    return int_of(&ints, object, -1, value_out);
+}
+
+static int int_up_to(PyObject *object, const char *name, uint64_t most, const char *why,
+                     uint64_t *value_out)
+{
+    const struct native_ints ints = {.name = name, .outer = -1};
+    if (int_of(&ints, object, -1, value_out) != 0) {
+        return -1;
+    }
+    return *value_out > most ? int_refused(&ints, -1, why) : 0;
+}
+
+int native_u32(PyObject *object, const char *name, uint32_t *value_out)
+{
+    uint64_t value;
+    if (int_up_to(object, name, UINT32_MAX, "is 2**32 or more", &value) != 0) {
+        return -1;
+    }
+    *value_out = (uint32_t)value;
+    return 0;
+}
+
+int native_size(PyObject *object, const char *name, size_t *value_out)
+{
+    uint64_t value;
+    if (int_up_to(object, name, PY_SSIZE_T_MAX, "is 2**63 or more", &value) != 0) {
+        return -1;
+    }
+    *value_out = (size_t)value;
+    return 0;
+}
+
+int native_is_one(PyObject *object)
+{
+    if (PyLong_Check(object)) {
+        return 1;
+    }
+    if (!PyIndex_Check(object)) {
+        return 0;
+    }
+    PyObject *walk = PyObject_GetIter(object);
+    if (walk) {
+        Py_DECREF(walk);
+        return 0;
+    }
+    if (!PyErr_ExceptionMatches(PyExc_TypeError)) {
+        return -1;
+    }
+    PyErr_Clear();
+    return 1;
+}
+
 static int open_view(struct native_ints *ints, PyObject *object)
 {
     char text[NAME_BYTES];
@@ -292,7 +348,11 @@ int native_ints_open(struct native_ints *ints, PyObject *object, const char *nam
     ints->is_view = false;
     ints->is_one = false;
     ints->count = 0;
-    if (PyLong_Check(object)) {
+    const int is_one = native_is_one(object);
+    if (is_one < 0) {
+        return -1;
+    }
+    if (is_one) {
         ints->is_one = true;
         return int_of(ints, object, -1, &ints->one);
     }
@@ -385,7 +445,7 @@ int native_ints_fill_u32(const struct native_ints *ints, size_t count, void *at,
             return -1;
         }
         if (value > UINT32_MAX) {
-            return int_refused(ints, (Py_ssize_t)i, "is 2**32 or more");
+            return int_refused(ints, ints->is_one ? -1 : (Py_ssize_t)i, "is 2**32 or more");
         }
         uint32_t half = (uint32_t)value;
         memcpy(to, &half, sizeof(half));

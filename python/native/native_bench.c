@@ -102,12 +102,14 @@ PyObject *native_bench_batch(PyObject *self, PyObject *args)
     PyObject *keys;
     PyObject *pointers;
     PyObject *sizes;
-    unsigned rounds;
+    PyObject *rounds_object;
+    uint32_t rounds;
     PyObject *result = NULL;
     struct bench bench = {0};
     (void)self;
-    if (!PyArg_ParseTuple(args, "OsOOOI:bench_batch", &object, &op, &keys, &pointers, &sizes,
-                          &rounds)) {
+    if (!PyArg_ParseTuple(args, "OsOOOO:bench_batch", &object, &op, &keys, &pointers, &sizes,
+                          &rounds_object) ||
+        native_u32(rounds_object, "rounds", &rounds) != 0) {
         return NULL;
     }
     bench.keys = native_keys_open(keys, &bench.count);

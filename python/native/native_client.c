@@ -302,10 +302,13 @@ static PyObject *client_close(PyObject *self, PyObject *args, PyObject *named)
 
 static PyObject *client_register(PyObject *self, PyObject *args)
 {
-    unsigned long long pointer;
-    unsigned long long bytes;
+    PyObject *data;
+    PyObject *size;
+    uint64_t pointer;
+    uint64_t bytes;
     enum umbp_status status;
-    if (!PyArg_ParseTuple(args, "KK:register_memory", &pointer, &bytes)) {
+    if (!PyArg_ParseTuple(args, "OO:register_memory", &data, &size) ||
+        native_u64(data, "data", &pointer) != 0 || native_u64(size, "size", &bytes) != 0) {
         return NULL;
     }
     struct umbp_client *client = native_client_enter(self);
@@ -315,18 +318,24 @@ static PyObject *client_register(PyObject *self, PyObject *args)
     NATIVE_CALL(status = umbp_register_memory(client, (void *)(uintptr_t)pointer, bytes));
     native_client_leave(self);
     if (status != UMBP_OK) {
-        return native_raise(status, "register_memory: %s",
-                            status == UMBP_ALREADY_EXISTS ? "it overlaps memory that is registered"
-                                                          : umbp_status_text(status));
+        const char *why = umbp_status_text(status);
+        if (status == UMBP_ALREADY_EXISTS) {
+            why = "it overlaps memory that is registered";
+        } else if (status == UMBP_INVALID_VALUE && (!pointer || !bytes)) {
+            why = pointer ? "the size is 0" : "the pointer is null";
+        } else if (status == UMBP_INVALID_VALUE && bytes > UINT64_MAX - pointer) {
+            why = "it goes beyond the end of the address space";
+        }
+        return native_raise(status, "register_memory: %s", why);
     }
     Py_RETURN_NONE;
 }
 
-static PyObject *client_deregister(PyObject *self, PyObject *args)
+static PyObject *client_deregister(PyObject *self, PyObject *data)
 {
-    unsigned long long pointer;
+    uint64_t pointer;
     enum umbp_status status;
-    if (!PyArg_ParseTuple(args, "K:deregister_memory", &pointer)) {
+    if (native_u64(data, "data", &pointer) != 0) {
         return NULL;
     }
     struct umbp_client *client = native_client_enter(self);
@@ -427,7 +436,7 @@ static PyMethodDef methods[] = {
     {"stats", native_held_stats, METH_NOARGS,
      "stats($self, /)\n--\n\nStatistics by name: counters and gauges."},
     {"register_memory", client_register, METH_VARARGS, NULL},
-    {"deregister_memory", client_deregister, METH_VARARGS, NULL},
+    {"deregister_memory", client_deregister, METH_O, NULL},
     {"external_report", native_external_report, METH_VARARGS, NULL},
     {"external_revoke", native_external_revoke, METH_VARARGS, NULL},
     {"external_revoke_all", native_external_revoke_all, METH_VARARGS, NULL},

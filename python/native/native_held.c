@@ -103,18 +103,9 @@ PyObject *native_held_list(PyObject *self, PyObject *args, PyObject *named)
     PyObject *limit = Py_None;
     struct listing list = {.most = SIZE_MAX};
     enum umbp_status status;
-    if (!PyArg_ParseTupleAndKeywords(args, named, "|O:list", names, &limit)) {
+    if (!PyArg_ParseTupleAndKeywords(args, named, "|O:list", names, &limit) ||
+        (limit != Py_None && native_size(limit, "limit", &list.most) != 0)) {
         return NULL;
-    }
-    if (limit != Py_None) {
-        Py_ssize_t most = PyNumber_AsSsize_t(limit, PyExc_OverflowError);
-        if (most < 0) {
-            if (!PyErr_Occurred()) {
-                PyErr_SetString(PyExc_ValueError, "limit is negative");
-            }
-            return NULL;
-        }
-        list.most = (size_t)most;
     }
     struct umbp_client *client = native_client_enter(self);
     if (!client) {

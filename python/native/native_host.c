@@ -51,24 +51,22 @@ static int host_options(PyObject *args, PyObject *named, struct umbp_host_buffer
     PyObject *bytes;
     const char *backing = backing_names[0];
     PyObject *node = Py_None;
+    PyObject *threads = NULL;
     int prefault = 1;
-    unsigned threads = 0;
-    if (!PyArg_ParseTupleAndKeywords(args, named, "O|sOpI:HostBuffer", names, &bytes, &backing,
-                                     &node, &prefault, &threads)) {
+    size_t size;
+    *options = (struct umbp_host_buffer_options){.struct_bytes = sizeof(*options)};
+    if (!PyArg_ParseTupleAndKeywords(args, named, "O|sOpO:HostBuffer", names, &bytes, &backing,
+                                     &node, &prefault, &threads) ||
+        native_size(bytes, "bytes", &size) != 0 ||
+        (threads && native_u32(threads, "prefault_threads", &options->prefault_threads) != 0)) {
         return -1;
     }
-    Py_ssize_t size = PyNumber_AsSsize_t(bytes, PyExc_OverflowError);
-    if (size == -1 && PyErr_Occurred()) {
+    if (size == 0) {
+        PyErr_SetString(PyExc_ValueError, "bytes must be more than 0");
         return -1;
     }
-    if (size <= 0) {
-        PyErr_SetString(PyExc_ValueError, "HostBuffer: bytes must be more than 0");
-        return -1;
-    }
-    *options = (struct umbp_host_buffer_options){.struct_bytes = sizeof(*options),
-                                                 .bytes = (uint64_t)size,
-                                                 .prefault = prefault != 0,
-                                                 .prefault_threads = threads};
+    options->bytes = size;
+    options->prefault = prefault != 0;
     unsigned i = 0;
     while (i < 4 && strcmp(backing, backing_names[i]) != 0) {
         i++;
@@ -82,16 +80,10 @@ static int host_options(PyObject *args, PyObject *named, struct umbp_host_buffer
     }
     options->backing = (enum umbp_host_backing)i;
     if (node != Py_None) {
-        long number = PyLong_AsLong(node);
-        if (number == -1 && PyErr_Occurred()) {
-            return -1;
-        }
-        if (number < 0 || number > INT32_MAX) {
-            PyErr_SetString(PyExc_ValueError, "HostBuffer: numa_node is a number from 0, or None");
+        if (native_u32(node, "numa_node", &options->numa_node) != 0) {
             return -1;
         }
         options->bind = true;
-        options->numa_node = (uint32_t)number;
     }
     return 0;
 }

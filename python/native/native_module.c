@@ -175,6 +175,13 @@ static PyObject *memory_of(PyObject *self, PyObject *args)
     return pair;
 }
 
+static PyObject *is_one(PyObject *self, PyObject *object)
+{
+    (void)self;
+    int is = native_is_one(object);
+    return is < 0 ? NULL : PyBool_FromLong(is);
+}
+
 static PyMethodDef functions[] = {
     {"statuses", statuses, METH_NOARGS, NULL},
     {"use", use, METH_VARARGS, NULL},
@@ -182,6 +189,7 @@ static PyMethodDef functions[] = {
     {"version", version, METH_NOARGS, NULL},
     {"set_log_level", set_log_level, METH_O, NULL},
     {"memory_of", memory_of, METH_VARARGS, NULL},
+    {"is_one", is_one, METH_O, NULL},
     {"bench_batch", native_bench_batch, METH_VARARGS, NULL},
     {"time_calls", native_bench_time_calls, METH_O, NULL},
     {"library_ns", native_bench_library_ns, METH_NOARGS, NULL},

@@ -106,9 +106,14 @@ close:
 static int nested(struct pieces *pieces, PyObject *const columns[COLUMNS])
 {
     PyObject *outer[COLUMNS] = {NULL, NULL, NULL};
+    int is_one[COLUMNS];
     int failed = -1;
     for (unsigned c = 0; c < COLUMNS; c++) {
-        if (PyLong_Check(columns[c])) {
+        is_one[c] = native_is_one(columns[c]);
+        if (is_one[c] < 0) {
+            goto release;
+        }
+        if (is_one[c]) {
             outer[c] = columns[c];
             Py_INCREF(outer[c]);
             continue;
@@ -127,7 +132,7 @@ static int nested(struct pieces *pieces, PyObject *const columns[COLUMNS])
     for (size_t i = 0; i < pieces->key_count; i++) {
         PyObject *inner[COLUMNS];
         for (unsigned c = 0; c < COLUMNS; c++) {
-            inner[c] = PyLong_Check(outer[c]) ? outer[c] : PyTuple_GetItem(outer[c], (Py_ssize_t)i);
+            inner[c] = is_one[c] ? outer[c] : PyTuple_GetItem(outer[c], (Py_ssize_t)i);
         }
         if (append(pieces, inner, (Py_ssize_t)i, &pieces->items[i].range_count) != 0) {
             goto release;

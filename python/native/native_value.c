@@ -4,6 +4,15 @@
 
 #define GET_TRIES 8
 
+static PyObject *raise_of_value(enum umbp_status status, const char *what, PyObject *key,
+                                const struct native_memory *memory)
+{
+    if (status == UMBP_INVALID_VALUE && !memory->data) {
+        return native_raise(status, "%s %R: the pointer is null", what, key);
+    }
+    return native_raise_of_key(status, what, key);
+}
+
 PyObject *native_value_put(PyObject *self, PyObject *args, PyObject *named)
 {
     NATIVE_KEYWORDS(names, "key", "data", "depth");
@@ -19,19 +28,8 @@ PyObject *native_value_put(PyObject *self, PyObject *args, PyObject *named)
         native_key(key_object, -1, &key) != 0) {
         return NULL;
     }
-    if (depth_object != Py_None) {
-        struct native_ints ints;
-        if (native_ints_open(&ints, depth_object, "depth", -1) != 0) {
-            return NULL;
-        }
-        int failed = native_ints_expect(&ints, 1, "put") != 0 ||
-                     native_ints_fill_u32(&ints, 1, &depth, sizeof(depth)) != 0;
-        native_ints_close(&ints);
-        if (failed) {
-            return NULL;
-        }
-    }
-    if (native_memory_open(data, false, "data", -1, &memory) != 0) {
+    if ((depth_object != Py_None && native_u32(depth_object, "depth", &depth) != 0) ||
+        native_memory_open(data, false, "data", -1, &memory) != 0) {
         return NULL;
     }
     struct umbp_client *client = native_client_enter(self);
@@ -44,7 +42,7 @@ PyObject *native_value_put(PyObject *self, PyObject *args, PyObject *named)
         return NULL;
     }
     if (!umbp_status_is_success(status)) {
-        return native_raise_of_key(status, "put", key_object);
+        return raise_of_value(status, "put", key_object, &memory);
     }
     return PyBool_FromLong(status == UMBP_OK);
 }
@@ -66,7 +64,7 @@ static PyObject *get_into(PyObject *self, PyObject *key_object, struct umbp_key 
         return NULL;
     }
     if (status != UMBP_OK) {
-        return native_raise_of_key(status, "get", key_object);
+        return raise_of_value(status, "get", key_object, &memory);
     }
     return PyLong_FromUnsignedLongLong(memory.bytes);
 }

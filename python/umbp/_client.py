@@ -2,6 +2,7 @@
 """Client and HostBuffer: the native types, and what is easier said in Python."""
 import atexit
 import enum
+import operator
 import os
 import typing
 import weakref
@@ -95,23 +96,24 @@ class Client(_umbp.Client):
         """Announce memory that later calls will use: an object with the buffer protocol, which is
         held until it is deregistered or the client goes, or a pointer and its size."""
         if size is not None:
-            super().register_memory(_address(data, "data"), _address(size, "size"))
+            super().register_memory(data, size)
             return
         view = None
+        pointer, size = _umbp.memory_of(data, False)
         if not isinstance(data, tuple):
             view = memoryview(data)
-        pointer, size = _umbp.memory_of(data if view is None else view, False)
+            pointer, size = _umbp.memory_of(view, False)
         super().register_memory(pointer, size)
         if view is not None:
             self._registered[pointer] = view
 
     def deregister_memory(self, data):
         """`data` as it was registered: the object, the tuple or the pointer."""
-        if hasattr(data, "__index__"):
-            pointer = _address(data, "data")
-        else:
+        pointer = data
+        if not _umbp.is_one(data):
             pointer, _ = _umbp.memory_of(data, False)
         super().deregister_memory(pointer)
+        pointer = operator.index(pointer)
         self._registered.pop(pointer, None)
 
     def external_report(self, hashes, tier):
@@ -147,13 +149,6 @@ def _tier(tier):
     if not hasattr(tier, "__index__"):
         raise TypeError(f"tier is a umbp.Tier, not {type(tier).__name__}")
     return int(Tier(tier))
-
-
-def _address(value, name):
-    value = value.__index__()
-    if not 0 <= value < 1 << 64:
-        raise ValueError(f"{name} is negative or 2**64 or more")
-    return value
 
 
 class HostBuffer(_umbp.HostBuffer):

@@ -110,20 +110,38 @@ def _get(native, name):
 
 
 def _set(native, name, value):
-    if name in _SECTIONS and isinstance(value, collections.abc.Mapping):
+    if name in _SECTIONS:
         _set_many(native, value, name + ".")
         return
     if value is None and name in _OPTIONS:
         value = _OPTIONS[name].default
-    native.set(name, "" if value is None else _to_text(name, value))
+    text = "" if value is None else _to_text(name, value)
+    if (b"\0" if isinstance(text, bytes) else "\0") in text:
+        raise ValueError(f"{name}: a NUL in the value")
+    native.set(name, text)
 
 
 def _set_many(native, values, prefix=""):
     if not isinstance(values, collections.abc.Mapping):
-        raise TypeError(f"{prefix.rstrip('.') or 'config'}: a mapping of options, "
+        raise TypeError(f"{prefix[:-1]} is a section: a mapping of its options, "
                         f"not {type(values).__name__}")
     for name, value in values.items():
+        if not isinstance(name, str):
+            raise TypeError(f"{prefix[:-1] or 'config'}: an option's name is a str, not {name!r}")
         _set(native, prefix + name, value)
+
+
+def _mapping(values):
+    """A mapping, or pairs of name and value."""
+    if isinstance(values, collections.abc.Mapping):
+        return values
+    try:
+        if isinstance(values, (str, bytes)):
+            raise TypeError
+        return dict(values)
+    except (TypeError, ValueError):
+        raise TypeError("config: a mapping of options, or pairs of a name and a value, "
+                        f"not {values!r:.60}") from None
 
 
 class Config(_Section):
@@ -186,7 +204,7 @@ class Config(_Section):
 
     def update(self, values=(), /, **options):
         """Set many, by whole names or nested by section."""
-        _set_many(self._native, dict(values), "")
+        _set_many(self._native, _mapping(values))
         _set_many(self._native, options, "")
 
     def validate(self):

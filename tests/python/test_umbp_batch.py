@@ -7,7 +7,7 @@ import unittest
 
 import umbp
 from umbp import Status
-from umbp_support import Case, rng
+from umbp_support import Case, Index, Indexes, rng
 from wait_support import threads_beside, wait_until
 
 try:
@@ -78,13 +78,21 @@ class Forms(Case):
         client = self.small()
         source, into = Slots(8, 100), Slots(8, 100)
         source.memory[:] = bytes(range(200)) * 4
-        for i, sizes in enumerate((array.array("i", source.sizes), array.array("I", source.sizes),
-                                   100)):
+        forms = [array.array("i", source.sizes), array.array("I", source.sizes), 100, Index(100),
+                 Indexes(source.sizes)]
+        if numpy is not None:
+            forms += [numpy.int64(100), numpy.uint8(100), numpy.array(100)]
+        for i, sizes in enumerate(forms):
             keys = keys_of(8, f"s{i}")
             self.assertEqual(client.batch_put(keys, source.pointers, sizes), [OK] * 8)
             self.assertEqual(client.batch_get(keys, into.pointers, sizes), [OK] * 8)
             self.assertEqual(into.memory, source.memory)
             into.memory[:] = bytes(800)
+        for i, depths in enumerate(forms[2:4] + forms[5:]):
+            client.batch_put([f"d{i}"], source.pointers[:1], 100, depths)
+            self.assertEqual(client.stat(f"d{i}").depth, 100)
+        with self.assertRaisesRegex(ValueError, r"^depths is 2\*\*32 or more"):
+            client.batch_put(["d"], source.pointers[:1], 100, 1 << 32)
 
     def test_buffers_and_pairs_may_be_mixed(self):
         client = self.small()
@@ -236,7 +244,7 @@ class Refused(Case):
                              ([-(1 << 70), 1], r"sizes\[0\] is negative"),
                              (array.array("q", [1, -1]), r"sizes\[1\] is negative"),
                              (array.array("i", [-1, 1]), r"sizes\[0\] is negative"),
-                             (-1, "sizes is negative")):
+                             (-1, "sizes is negative"), (Index(-1), "sizes is negative")):
             with self.assertRaisesRegex(ValueError, words):
                 client.batch_put(["a", "b"], [8, 8], sizes)
         with self.assertRaisesRegex(ValueError, r"data\[0\] is negative"):
@@ -252,6 +260,8 @@ class Refused(Case):
                 client.batch_put(["a"], [8], sizes)
         with self.assertRaisesRegex(TypeError, "data: one for each key"):
             client.batch_put(["a"], 8, [1])
+        with self.assertRaisesRegex(TypeError, "data: one for each key"):
+            client.batch_put(["a"], Index(8), [1])
         with self.assertRaisesRegex(TypeError, r"data\[0\].*buffer protocol.*not int"):
             client.batch_put(["a"], [8])
         with self.assertRaisesRegex(ValueError, "one dimension"):
@@ -399,6 +409,11 @@ class Ranges(Case):
         self.assertEqual(self.client.batch_get_ranges(["a", "gone"], into.pointers, 100, 0,
                                                       object_sizes=[300, 0]), [OK, MISS])
         self.assertEqual(into[0], self.whole[:100])
+        for one in [Index(100)] + ([numpy.int64(100)] if numpy is not None else []):
+            into.memory[:] = bytes(200)
+            self.assertEqual(self.client.batch_get_ranges(["a", "a"], [[p] for p in into.pointers],
+                                                          one, one), [OK, OK])
+            self.assertEqual(into.memory, self.whole[100:200] * 2)
         self.assertEqual(self.client.batch_get_ranges(["a"], [into.pointers], 100, [[0, 200]],
                                                       object_sizes=[299]), [Status.SIZE_MISMATCH])
 

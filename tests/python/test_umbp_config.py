@@ -119,13 +119,28 @@ class Refused(Case):
         for value in ([], {}, object(), 1j):
             with self.assertRaisesRegex(TypeError, "dram.bytes"):
                 config.set("dram.bytes", value)
-        for values in (5, {"dram": 5}, {"dram": None}):
-            with self.assertRaises((TypeError, umbp.UnknownOptionError)):
+        for values in ("x", b"x", 5, [5], ["abc"], object()):
+            with self.assertRaisesRegex(TypeError, "^config: a mapping of options"):
                 Config(values)
-        with self.assertRaises((ValueError, TypeError)):
-            config.set("ssd.dir", "a\0b")
+        for values, where in (({1: 2}, "config"), ([(1, 2)], "config"), ({"dram": {1: 2}}, "dram")):
+            with self.assertRaisesRegex(TypeError, f"^{where}: an option's name is a str"):
+                Config(values)
+        for text in ("a\0b", b"a\0b"):
+            with self.assertRaisesRegex(ValueError, "ssd.dir: a NUL"):
+                config.set("ssd.dir", text)
         with self.assertRaises(TypeError):
             config.set(5, 5)
+
+    def test_a_section_is_said_to_be_one(self):
+        config = Config()
+        for call in (lambda: Config({"dram": 5}), lambda: Config(dram=5), lambda: Config({"dram": None}),
+                     lambda: umbp.Client(dram="1GiB"), lambda: config.set("dram", 5),
+                     lambda: setattr(config, "dram", 5)):
+            with self.assertRaisesRegex(TypeError, "dram is a section: a mapping of its options"):
+                call()
+        for call in (lambda: config["dram"], lambda: config.get("dram")):
+            with self.assertRaisesRegex(umbp.UnknownOptionError, "dram.* is a section.*dram.bytes"):
+                call()
 
     def test_what_only_shows_across_options_shows_in_validate(self):
         config = Config(dram={"low_watermark": 0.9, "high_watermark": 0.5})
@@ -154,6 +169,10 @@ class Sources(Case):
             self.assertEqual(config.dram.bytes, 8 << 20)
             with self.assertRaises(umbp.Error):
                 Config.from_file(pathlib.Path(folder, "none"))
+            long = "/" + "/".join(["d" * 250] * 15)
+            path.write_text(f"[ssd]\ndir = {long}  ; far away\nbytes = 1GiB\n")
+            self.assertEqual(Config.from_file(path).changed(),
+                             {"ssd.dir": long, "ssd.bytes": 1 << 30})
 
     def test_the_environment_counts_and_a_bad_value_warns(self):
         output = self.run_well("""

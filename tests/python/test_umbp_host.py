@@ -126,8 +126,15 @@ class Host(Case):
         for size in ("1MiB", 1.5, None):
             with self.assertRaises(TypeError):
                 HostBuffer(size)
-        with self.assertRaises((ValueError, OverflowError)):
-            HostBuffer(1 << 64)
+        for name, value in (("bytes", 1 << 63), ("bytes", 1 << 64), ("bytes", -1),
+                            ("numa_node", -1), ("numa_node", 1 << 32), ("numa_node", 1 << 70),
+                            ("prefault_threads", -1), ("prefault_threads", 1 << 32),
+                            ("prefault_threads", 1 << 40), ("prefault_threads", 1 << 70)):
+            with self.assertRaisesRegex(ValueError, f"^{name} is "):
+                HostBuffer(**{"bytes": 4096, "prefault": False, name: value})
+        for name in ("bytes", "numa_node", "prefault_threads"):
+            with self.assertRaisesRegex(TypeError, f"^{name}: 'float'"):
+                HostBuffer(**{"bytes": 4096, "prefault": False, name: 1.5})
         with self.assertRaises(umbp.NoMemoryError) as caught:
             HostBuffer(1 << 62)
         self.assertIsInstance(caught.exception, MemoryError)

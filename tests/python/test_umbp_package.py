@@ -148,6 +148,13 @@ class Package(Case):
         allowed = ("libc.", "ld-linux", "libisal", "libm.", "libpthread", "librt", "libdl")
         self.assertEqual([n for n in needed if not n.startswith(allowed)], [])
 
+    def test_what_is_no_folder_is_not_taken_for_one_by_the_wheels_script(self):
+        script = os.path.join(os.path.dirname(os.path.abspath(__file__)), "../../scripts/wheel")
+        for arguments, code in ((["--help"], 0), (["-h"], 0), ([], 1), ([""], 1), (["--out"], 1),
+                                (["one", "two"], 1)):
+            done = subprocess.run([script, *arguments], capture_output=True, text=True, timeout=60)
+            self.assertEqual((done.returncode, "scripts/wheel OUT" in done.stderr), (code, True))
+
     def test_log_levels_are_names(self):
         for level in ("error", "info", "debug", "warn"):
             umbp.set_log_level(level)

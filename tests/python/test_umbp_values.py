@@ -7,7 +7,12 @@ import unittest
 
 import umbp
 from umbp import Status
-from umbp_support import Case
+from umbp_support import Case, Index
+
+try:
+    import numpy
+except ImportError:
+    numpy = None
 
 
 class Values(Case):
@@ -123,10 +128,10 @@ class Values(Case):
 
     def test_null_negative_and_odd_memory_is_refused(self):
         client = self.small()
-        with self.assertRaises(umbp.InvalidValueError):
+        with self.assertRaisesRegex(umbp.InvalidValueError, "the pointer is null"):
             client.put("k", (0, 5))
         client.put("k", b"12345")
-        with self.assertRaises(umbp.InvalidValueError):
+        with self.assertRaisesRegex(umbp.InvalidValueError, "the pointer is null"):
             client.get("k", (0, 5))
         for pair, problem in (((-1, 5), "negative"), ((8, -5), "negative"), ((1 << 64, 5), r"2\*\*64"),
                               ((8,), "pointer, size"), ((8, 5, 1), "pointer, size")):
@@ -170,11 +175,13 @@ class Values(Case):
         client.put("none", b"v", None)
         self.assertEqual([client.stat(k).depth for k in ("d", "n", "none")], [7, None, None])
         for depth in (-1, 1 << 32, 1 << 70):
-            with self.assertRaisesRegex(ValueError, "depth"):
+            with self.assertRaisesRegex(ValueError, "^depth is "):
                 client.put("x", b"v", depth)
-        for depth in ("1", 1.0):
-            with self.assertRaises(TypeError):
+        for depth in ("1", 1.5, [1], (1,)):
+            with self.assertRaisesRegex(TypeError, "^depth: '.*' object cannot be interpreted"):
                 client.put("x", b"v", depth)
+        client.put("x", b"v", Index(9))
+        self.assertEqual(client.stat("x").depth, 9)
 
     def test_list_and_stat_tell_what_is_held(self):
         client = self.small()
@@ -188,8 +195,11 @@ class Values(Case):
         self.assertIs(entries[b"k42"].in_ssd, False)
         self.assertEqual(len(client.list(limit=7)), 7)
         self.assertEqual(client.list(0), [])
-        with self.assertRaises(ValueError):
-            client.list(-1)
+        for limit in (-1, 1 << 63, 1 << 70):
+            with self.assertRaisesRegex(ValueError, "^limit is "):
+                client.list(limit)
+        with self.assertRaisesRegex(TypeError, "^limit: "):
+            client.list("x")
         client.clear()
         self.assertEqual(client.list(), [])
 
@@ -241,12 +251,28 @@ class Memory(Case):
         client.register_memory((pointer + 50, 50))
         client.deregister_memory(pointer)
         client.deregister_memory((pointer + 50, 50))
-        for pair in ((0, 5), (pointer, 0)):
-            with self.assertRaises(umbp.InvalidValueError):
+        client.register_memory(Index(pointer), Index(50))
+        client.deregister_memory(Index(pointer))
+        for pair, why in (((0, 5), "pointer is null"), ((pointer, 0), "size is 0"),
+                          ((pointer, (1 << 64) - 1), "address space")):
+            with self.assertRaisesRegex(umbp.InvalidValueError, why):
                 client.register_memory(*pair)
-        for pair in ((-1, 5), (pointer, -1), (1 << 64, 5)):
-            with self.assertRaises(ValueError):
+        for pair, name in (((-1, 5), "data"), ((pointer, -1), "size"), ((1 << 64, 5), "data")):
+            with self.assertRaisesRegex(ValueError, f"^{name} is "):
                 client.register_memory(*pair)
+        for arguments, name in ((("x", 5), "data"), ((1.5, 1), "data"), ((pointer, 1.5), "size"),
+                                ((None,), "data"), ((pointer,), "data"), (("abc",), "data")):
+            with self.assertRaisesRegex(TypeError, f"^{name}: "):
+                client.register_memory(*arguments)
+
+    @unittest.skipIf(numpy is None, "no NumPy")
+    def test_an_array_is_deregistered_as_it_was_registered(self):
+        client = self.small()
+        array = numpy.zeros(16, dtype=numpy.int64)
+        client.register_memory(array)
+        client.deregister_memory(array)
+        client.register_memory(array.ctypes.data, array.nbytes)
+        client.deregister_memory(numpy.uint64(array.ctypes.data))
 
 
 if __name__ == "__main__":

@@ -17,6 +17,23 @@ KIB = 1 << 10
 MIB = 1 << 20
 
 
+class Index:
+    """An integer by __index__ alone."""
+
+    def __init__(self, value):
+        self.value = value
+
+    def __index__(self):
+        return self.value
+
+
+class Indexes(list):
+    """Many integers with an __index__ beside, as some tensors have."""
+
+    def __index__(self):
+        raise TypeError("only one integer can be an index")
+
+
 def client(**options):
     """A small store in memory."""
     options.setdefault("dram", {})
