@@ -6,8 +6,12 @@
  * together is mostly asked for together, so small records come in by large reads. A run is cut into
  * pieces of a slot's buffer. Pieces are submitted in order over all runs, come back in any order,
  * and are taken in order per run: an item's header proves whose bytes follow, then each part of the
- * value is copied to where the caller wants it while its checksum grows. While the caller's
- * thread copies one piece, the device works on the others.
+ * value is copied to where the caller wants it while its checksum grows.
+ *
+ * Half of the slots are in flight, the other half is being copied. Some devices hand back all that
+ * they have at once (a virtual disk, by one interrupt for its whole queue); with every slot in
+ * flight such a device stands still until a copy is done. So what comes back is replaced by the
+ * free half first, one request ahead of the others, and copied then.
  *
  *   run:    | header | value ... | header | value | header, inline value | header | value ....... |
  *   pieces:  <──── slot_bytes ────><──── slot_bytes ────><──── slot_bytes ────><──── rest ────>
@@ -19,6 +23,8 @@
 
 #include "tier_ssd/ssd_priv.h"
 
+/* Slots for each that is in flight. */
+#define READ_HALVES 2u
 #define CORRUPT_LOG_MS 1000u
 
 /* Bytes of one run; the next item then begins another. */
@@ -51,6 +57,7 @@ struct reader {
     struct ssd_io *io;
     struct read_run *runs; /* one a slot */
     unsigned run_count;
+    unsigned in_flight_max;
     unsigned active;
     unsigned submitting; /* the run whose pieces go next */
     struct ssd_read *reads;
@@ -303,7 +310,8 @@ static struct read_run *reader_next_run(struct reader *reader)
 
 static void reader_fill(struct reader *reader)
 {
-    while (reader->io->free_count > 0) {
+    bool is_idle = reader->io->busy_count == 0;
+    while (reader->io->free_count > 0 && reader->io->busy_count < reader->in_flight_max) {
         struct read_run *run = reader_next_run(reader);
         if (!run) {
             break;
@@ -319,6 +327,10 @@ static void reader_fill(struct reader *reader)
                       1);
         run->submitted += bytes;
         run->pending++;
+        if (is_idle) { /* let the device begin; the others take time to prepare */
+            ssd_io_flush(reader->io);
+            is_idle = false;
+        }
     }
     ssd_io_flush(reader->io);
 }
@@ -409,6 +421,7 @@ static void reader_run(struct reader *reader)
         }
         struct ssd_slot *slot = ssd_io_next(reader->io, reader->deadline_ns);
         if (slot) {
+            reader_fill(reader);
             reader_take_slot(reader, slot);
         } else if (reader->io->busy_count > 0 ||
                    !ssd_io_await_lost(reader->io, reader->deadline_ns)) {
@@ -443,6 +456,7 @@ enum umbp_status ssd_read(struct ssd_tier *tier, struct ssd_read *reads, size_t 
     }
     reader.runs = io->user;
     reader.run_count = io->options.slots;
+    reader.in_flight_max = io->options.slots / READ_HALVES;
     reader_run(&reader);
     ssd_pool_give(&tier->read_pool, io);
     for (size_t i = 0; reader.failed > 0 && i < count; i++) {
@@ -455,7 +469,7 @@ enum umbp_status ssd_read(struct ssd_tier *tier, struct ssd_read *reads, size_t 
 
 /* ------------------------------------------------------------------------- contexts ------ */
 
-/* Memory that the slots of one context take together, in units of io_bytes. */
+/* What the slots in flight of one context read at once at most, in units of io_bytes. */
 #define READ_CONTEXT_IOS 16u
 #define READ_SLOT_BYTES_MIN (64u * 1024u)
 
@@ -471,7 +485,7 @@ enum umbp_status ssd_read_slots(struct disk *disk, const struct clock_source *cl
         .disk = disk,
         .clock = clock,
         .counters = counters,
-        .slots = depth,
+        .slots = READ_HALVES * depth,
         /* A value of a power of two and its header fit. */
         .slot_bytes = (uint32_t)slot_bytes + SSD_BLOCK_BYTES,
         .iov_max = 1,
