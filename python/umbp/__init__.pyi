@@ -1,9 +1,17 @@
 # SPDX-License-Identifier: Apache-2.0
 import builtins
 from enum import IntEnum
-from typing import Any, Dict, Iterable, NamedTuple, Optional, Union
+from typing import Any, Dict, Iterable, NamedTuple, Optional, Union, overload
 
 from ._config import Config as Config, Option as Option, options as options, _Values
+
+__all__ = ["AlreadyExistsError", "BATCH_MAX", "BusyError", "CancelledError", "Client",
+           "ClosedError", "Config", "CorruptError", "Entry", "Error", "ExternalMatch",
+           "ForkedError", "HostBuffer", "InvalidKeyError", "InvalidRangeError",
+           "InvalidValueError", "IoError", "KEY_BYTES_MAX", "LimitError", "LockedError",
+           "NoMemoryError", "NoSpaceError", "NotFoundError", "Option", "ReadOnlyError",
+           "SizeMismatchError", "StaleError", "Status", "Tier", "TimeoutError", "TooLargeError",
+           "UnknownOptionError", "UnsupportedError", "VersionError", "options", "set_log_level"]
 
 __version__: str
 BATCH_MAX: int
@@ -109,8 +117,10 @@ class Client:
     @property
     def supports_ranges(self) -> bool: ...
     def put(self, key: _Key, data: _Memory, depth: Optional[int] = None) -> bool: ...
-    # With `into`: the number of bytes read.
-    def get(self, key: _Key, into: Optional[_Memory] = None) -> Any: ...
+    @overload
+    def get(self, key: _Key, into: None = None) -> builtins.bytes: ...
+    @overload
+    def get(self, key: _Key, into: _Memory) -> int: ...  # the number of bytes read
     def exists(self, key: _Key, /) -> bool: ...
     def remove(self, key: _Key, /) -> bool: ...
     def batch_put(self, keys: Iterable[_Key], data: Any, sizes: Optional[_Ints] = None,

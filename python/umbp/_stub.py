@@ -18,6 +18,7 @@ class Option:
     range: str
     environment: str
     help: str
+    def __init__(self, *row: str) -> None: ...
 
 def options() -> List[Option]: ...
 '''
