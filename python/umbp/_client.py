@@ -10,7 +10,7 @@ import weakref
 from . import _umbp
 from ._config import Config
 
-_open = weakref.WeakSet()
+_open = weakref.WeakValueDictionary()  # by id: a subclass may define __eq__
 
 
 class Entry(typing.NamedTuple):
@@ -64,7 +64,7 @@ class Client(_umbp.Client):
         self._config = Config(config, **options)
         self._registered = {}
         super().__init__(self._config._native)
-        _open.add(self)
+        _open[id(self)] = self
 
     @property
     def config(self):
@@ -189,7 +189,7 @@ def _close_all():
     """Before the interpreter goes: what is open is closed, which flushes it."""
     while True:
         try:
-            clients = list(_open)
+            clients = list(_open.values())
             break
         except RuntimeError:  # a daemon thread makes one meanwhile
             continue

@@ -418,6 +418,19 @@ class Exit(Case):
             with client(ssd={"dir": folder, "bytes": "64MiB"}) as made:
                 self.assertEqual(made.batch_exists_consecutive([str(i) for i in range(200)]), 200)
 
+    def test_clients_that_call_themselves_equal_are_each_closed_at_exit(self):
+        output = self.run_well("""
+            import umbp
+            class Equal(umbp.Client):
+                def __eq__(self, other):
+                    return True  # and so no hash
+                def close(self, timeout=None):
+                    super().close(timeout)
+                    print("closed")
+            clients = [Equal({"dram.bytes": "32MiB", "dram.prefault": False}) for _ in range(3)]
+            """)
+        self.assertEqual(output, "closed\n" * 3)
+
     def test_a_client_in_a_module_in_a_cycle_and_after_sys_exit(self):
         self.run_well("""
             import sys, umbp
