@@ -243,3 +243,7 @@ class Config(_Section):
 
     def __repr__(self):
         return f"Config({self.changed()!r})"
+
+
+for _class in (Config, Option, options):
+    _class.__module__ = "umbp"

@@ -14,7 +14,7 @@ import statistics
 import sys
 import time
 
-from . import Client, HostBuffer, Status, __version__, _umbp
+from . import Client, Error, HostBuffer, Status, __version__, _umbp
 
 GOAL_US = 20.0
 
@@ -98,7 +98,10 @@ def main():
     options = parser.parse_args()
     if not 1 <= options.batch <= 65536 or options.bytes < 1 or options.rounds < 1:
         parser.error("a batch has 1 to 65536 items, a value 1 byte or more, and one round at least")
-    rows = measure(options.batch, options.bytes, options.rounds)
+    try:
+        rows = measure(options.batch, options.bytes, options.rounds)
+    except (Error, ValueError) as error:
+        sys.exit(f"{parser.prog}: {error}")
     if options.json:
         print(json.dumps({"umbp": __version__, "python": sys.version.split()[0],
                           "batch": options.batch, "bytes": options.bytes,

@@ -134,6 +134,22 @@ class Package(Case):
                               capture_output=True, text=True, timeout=120)
         self.assertIn("handling", done.stdout)
 
+    def test_the_benchmark_says_what_it_cannot_measure(self):
+        for flags, code, why in ((["--batch", "0"], 2, "1 to 65536"), (["--batch", "x"], 2, "int"),
+                                 (["--bytes", "1000000000000"], 1, "out of memory"),
+                                 (["--bytes", str(1 << 70)], 1, "bytes is 2")):
+            done = subprocess.run([sys.executable, "-m", "umbp.bench", *flags], timeout=60,
+                                  capture_output=True, text=True)
+            self.assertEqual(done.returncode, code, done.stderr)
+            self.assertRegex(done.stderr, why)
+            self.assertNotIn("Traceback", done.stderr)
+
+    def test_every_public_name_says_that_it_is_of_the_package(self):
+        for name in umbp.__all__:
+            value = getattr(umbp, name)
+            if callable(value):
+                self.assertEqual(value.__module__, "umbp", name)
+
     @unittest.skipUnless(shutil.which("readelf"), "no readelf")
     def test_the_extension_exports_its_one_name_and_needs_no_python_library(self):
         names = subprocess.run(["readelf", "-W", "--dyn-syms", _umbp.__file__], check=True,
