@@ -61,9 +61,10 @@ class Client(_umbp.Client):
     __slots__ = ("_config", "_registered", "__weakref__")
 
     def __init__(self, config=None, /, **options):
-        self._config = Config(config, **options)
+        config = Config(config, **options)
+        super().__init__(config._native)  # refuses a second time, and then nothing changes
+        self._config = config
         self._registered = {}
-        super().__init__(self._config._native)
         _open[id(self)] = self
 
     @property
@@ -139,7 +140,8 @@ class Client(_umbp.Client):
 
     def __repr__(self):
         state = "closed" if self.closed else "open"
-        return f"<umbp.Client {state} {self._config.changed()!r}>"
+        config = getattr(self, "_config", None)  # none where making it failed
+        return f"<umbp.Client {state} {config.changed()!r}>" if config else f"<umbp.Client {state}>"
 
     def __reduce__(self):
         raise TypeError("a client can't be pickled: make one in each process, from its config")

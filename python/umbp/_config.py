@@ -240,6 +240,7 @@ class Config(_Section):
         return self.to_dict() == other.to_dict() if isinstance(other, Config) else NotImplemented
 
     __hash__ = None
+    __iter__ = None  # not by way of __getitem__
 
     def __repr__(self):
         return f"Config({self.changed()!r})"

@@ -131,6 +131,11 @@ class Refused(Case):
         with self.assertRaises(TypeError):
             config.set(5, 5)
 
+    def test_a_configuration_is_no_sequence_of_anything(self):
+        for call in (list, dict, lambda config: "dram" in config):
+            with self.assertRaisesRegex(TypeError, "not iterable"):
+                call(Config())
+
     def test_a_section_is_said_to_be_one(self):
         config = Config()
         for call in (lambda: Config({"dram": 5}), lambda: Config(dram=5), lambda: Config({"dram": None}),

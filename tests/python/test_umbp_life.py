@@ -57,14 +57,21 @@ class Closing(Case):
             with self.assertRaises(umbp.ClosedError):
                 call()
         made.close()
+        self.assertEqual(repr(made), "<umbp.Client closed>")
         with self.assertRaises(umbp.InvalidValueError):
             umbp.Client(dram={"bytes": 1})
 
     def test_a_client_is_made_once(self):
         made = self.small()
+        buffer = bytearray(100)
+        made.register_memory(buffer)
+        before = made.config
         with self.assertRaisesRegex(RuntimeError, "already"):
-            made.__init__({"dram.bytes": "32MiB"})
+            made.__init__({"dram.bytes": "64MiB"})
         made.put("k", b"v")
+        self.assertEqual(made.config, before)
+        with self.assertRaises(BufferError):
+            buffer.extend(b"more")  # it is registered still
 
     def test_a_dropped_client_warns_and_is_closed(self):
         with ssd_folder() as folder:
