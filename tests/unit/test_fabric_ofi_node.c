@@ -280,6 +280,7 @@ struct crew {
     bool same_host;
     unsigned first;
     uint64_t bytes;
+    struct fabric_latch *connected; /* or NULL */
 };
 
 static void *work(void *context)
@@ -306,7 +307,7 @@ static void several_clients_put_and_get(void **state)
         pthread_t threads[3];
         struct crew crew[3];
         for (unsigned i = 0; i < 3; i++) { /* two of them on the same keys */
-            crew[i] = (struct crew){address, same_host, i / 2 * 1000, i / 2 ? 3000 : 100000};
+            crew[i] = (struct crew){address, same_host, i / 2 * 1000, i / 2 ? 3000 : 100000, NULL};
             assert_int_equal(pthread_create(&threads[i], NULL, work, &crew[i]), 0);
         }
         for (unsigned i = 0; i < 3; i++) {
@@ -347,6 +348,8 @@ static void *work_until_it_fails(void *context)
     struct named named;
     enum umbp_status status = UMBP_OK;
     open_client(&client, crew->address, crew->same_host);
+    /* release: pairs with is_connected */
+    atomic_fetch_sub_explicit(&crew->connected->pending, 1, memory_order_release);
     while (status == UMBP_OK) {
         const struct proto_piece piece = {(uint64_t)(uintptr_t)client.memory, key_of(&client),
                                           crew->bytes};
@@ -368,6 +371,12 @@ static void *work_until_it_fails(void *context)
     return NULL;
 }
 
+static bool is_connected(void *context)
+{
+    const struct fabric_latch *latch = context;
+    return atomic_load_explicit(&latch->pending, memory_order_acquire) == 0;
+}
+
 static bool has_served(void *context) { return stat_of(context, "puts.stored") > 20; }
 
 static void a_node_that_ends_amid_puts_leaves_nothing_behind(void **state)
@@ -379,10 +388,14 @@ static void a_node_that_ends_amid_puts_leaves_nothing_behind(void **state)
         struct served served = serve(store, same_host);
         pthread_t threads[2];
         struct crew crew[2];
+        struct fabric_latch connected;
+        fabric_latch_init(&connected, 2);
         for (unsigned i = 0; i < 2; i++) {
-            crew[i] = (struct crew){fabric_address(served.fabric), same_host, i * 1000000, 500000};
+            crew[i] = (struct crew){fabric_address(served.fabric), same_host, i * 1000000, 500000,
+                                    &connected};
             assert_int_equal(pthread_create(&threads[i], NULL, work_until_it_fails, &crew[i]), 0);
         }
+        assert_true(test_wait_until(is_connected, &connected, WAIT_MS));
         assert_true(test_wait_until(has_served, store, WAIT_MS));
         assert_ok(fabric_close(served.fabric, soon())); /* without taking leave */
         for (unsigned i = 0; i < 2; i++) {
