@@ -562,8 +562,7 @@ void fabric_ofi_latch_down(struct fabric *fabric, struct fabric_latch *latch)
     }
     atomic_store(&ofi->latch_fired, true);
     if (!on_loop) {
-        wake_waiters(ofi);
-        fabric_ofi_kick(ofi);
+        wake_waiters(ofi); /* and nobody else: who comes to wait later sees the 0 */
     }
 }
 

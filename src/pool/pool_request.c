@@ -485,6 +485,7 @@ static void connect_groups(struct pool_area *area, struct group *groups, uint32_
 {
     struct pool *pool = area->pool;
     struct fabric_latch latch;
+    bool must_wait = false;
 
     fabric_latch_init(&latch, 1);
     for (uint32_t g = 0; g < count; g++) {
@@ -493,10 +494,14 @@ static void connect_groups(struct pool_area *area, struct group *groups, uint32_
         fabric_latch_add(&latch, 1);
         if (!groups[g].link || link_want(groups[g].link, &groups[g].waiter, area->deadline_ns)) {
             fabric_latch_down(pool->options.fabric, &latch);
+        } else {
+            must_wait = true;
         }
     }
-    fabric_latch_down(pool->options.fabric, &latch);
-    pool_await(pool, &latch, area->deadline_ns);
+    if (must_wait) {
+        fabric_latch_down(pool->options.fabric, &latch);
+        pool_await(pool, &latch, area->deadline_ns);
+    }
 }
 
 void requests_send(struct pool_area *area)
