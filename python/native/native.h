@@ -37,7 +37,8 @@
  *
  * fork. The library notices it: every call on a parent's client answers FORKED, and destroying one
  * does nothing; nor does close() in a child. No lock is held here across anything, so none can be
- * left locked in a child, and no job is started there for a parent's client.
+ * left locked in a child, and no job is started there for a parent's client. A signal handler may
+ * fork while the main thread waits for a job: in the child the call is FORKED at once.
  *
  * Exit. The package closes what is open before the interpreter goes (atexit). A daemon thread that
  * is inside the library then never comes back for the GIL; all it uses stays held.

@@ -121,7 +121,8 @@ static void leave_job(struct native_job *job)
 
 int native_job_run(const struct native_job_ops *ops, void *context)
 {
-    bool is_main = syscall(SYS_gettid) == getpid();
+    const pid_t owner = getpid();
+    bool is_main = syscall(SYS_gettid) == owner;
     struct native_job *job = is_main ? job_make(ops, context) : NULL;
     if (job && !job_start(job)) {
         job_free(job);
@@ -142,7 +143,16 @@ int native_job_run(const struct native_job_ops *ops, void *context)
             job_free(job);
             return 0;
         }
-        if (PyErr_CheckSignals() != 0) {
+        int raised = PyErr_CheckSignals();
+        if (getpid() != owner) {
+            /* A handler has forked, and this is the child: the thread is not here, and may have
+             * held the lock. What is the job's stays where it is. */
+            if (!raised) {
+                (void)native_raise_status(UMBP_FORKED, "umbp");
+            }
+            return -1;
+        }
+        if (raised) {
             leave_job(job);
             return -1;
         }

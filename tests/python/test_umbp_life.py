@@ -261,6 +261,35 @@ class Signals(Case):
             child.say("go")
             child.ends_well()
 
+    def test_a_handler_that_forks_gives_the_child_an_error_and_the_parent_its_flush(self):
+        umbp_support.or_skip_forks()
+        with ssd_folder() as folder, Child(self.COMMON + f"""
+            import warnings
+            warnings.simplefilter("ignore", DeprecationWarning)  # fork with threads, from 3.12 on
+
+            def fork(*unused):
+                pid = os.fork()
+                if pid == 0:
+                    signal.alarm(30)  # the end, should it be stuck
+                    signal.signal(signal.SIGALRM, signal.SIG_DFL)
+                    return
+                talk(f"the child: {{os.waitpid(pid, 0)[1]}}")
+
+            signal.signal(signal.SIGALRM, fork)
+            with store({folder!r}) as client:
+                parent = os.getpid()
+                talk("now")
+                try:
+                    client.flush()
+                except umbp.ForkedError:
+                    os._exit(0 if os.getpid() != parent else 1)
+                assert os.getpid() == parent
+                assert client.get("5") == bytes([5]) * (1 << 16)
+            """) as child:
+            self.assertEqual(self.interrupt(child), "the child: 0")
+            child.say("go")
+            child.ends_well()
+
     def test_a_handler_that_raises_in_close_leaves_it_to_be_closed_again(self):
         with ssd_folder() as folder, Child(self.COMMON + f"""
             client = store({folder!r})
