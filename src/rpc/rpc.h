@@ -1,11 +1,13 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
  * The door of the rpc room: a gRPC server over a table of methods, and the master's methods for it
- * (rpc_master_*), which turn messages of proto/umbp.proto into calls of the service core.
+ * (rpc_master_*), which turn messages of proto/umbp.proto into calls of the service core; and the
+ * one thing that the master asks of others, to evict (rpc_evictor, proto/umbp_peer.proto).
  *
  * Threads: the server has pollers (min..max), which run the handlers, one that accepts, and with
- * TLS one that relays. Handlers run on several pollers at once. Everything of a server may be
- * called from any thread, but for create, start and destroy, which belong to its owner.
+ * TLS one that relays. Handlers run on several pollers at once. An evictor has one thread.
+ * Everything of a server and of an evictor may be called from any thread, but for create, start,
+ * stop and destroy, which belong to its owner.
  *
  * Ownership: options are copied, except for what `methods` and `context` point to, which must
  * outlive the server.
@@ -183,5 +185,67 @@ void rpc_server_stats(const struct rpc_server *server, struct rpc_stats *stats_o
 /* False past the last method. */
 bool rpc_server_method_stats(const struct rpc_server *server, size_t nth,
                              struct rpc_method_stats *stats_out);
+/* "DEADLINE_EXCEEDED"; below RPC_CODE_COUNT. */
+const char *rpc_code_name(unsigned code);
+
+/* --------------------------------------------------------------------- asking peers ---------- */
+
+/*
+ * Hands the core's advice to the public nodes that it is about: UMBPPeer.EvictKey, at the address
+ * that a node registered as its peer's ("host:port" or "[v6]:port"; others are not called). Always
+ * plain, as the public stack has it. A node's victims go in calls of at most RPC_EVICT_KEYS_MAX
+ * keys and RPC_EVICT_BYTES_MAX bytes, one after another; nodes do not wait for each other as long
+ * as RPC_EVICT_CALLS_MAX calls are not under way. A node that still has a call when new advice
+ * comes keeps to its old victims. One whose call fails, or whose answer is none, loses the rest of
+ * its victims and its channel, and is left alone for RPC_EVICT_RETRY_MS, twice as long after each
+ * failure that follows, at most RPC_EVICT_RETRY_MAX_MS.
+ *
+ * The channel of a node stays until the node goes or fails. Answers count for the statistics alone:
+ * what a node removed, its beats tell.
+ */
+#define RPC_EVICT_KEYS_MAX 1024u
+#define RPC_EVICT_BYTES_MAX (1u << 20) /* a public node takes 4 MiB */
+#define RPC_EVICT_CALLS_MAX 256u
+#define RPC_EVICT_WAITING_BYTES_MAX (64u << 20) /* victims of all nodes; more are left out */
+#define RPC_EVICT_RETRY_MS 2000u
+#define RPC_EVICT_RETRY_MAX_MS 60000u
+
+struct rpc_evictor_options {
+    struct master *master; /* must outlive the evictor */
+    uint32_t deadline_ms;  /* of a call; 0: 1000 */
+};
+
+struct rpc_evictor;
+
+MUST_USE enum umbp_status rpc_evictor_create(const struct rpc_evictor_options *options,
+                                             struct rpc_evictor **evictor_out);
+/* The advice is handed over. Waits for nothing: advice that comes before the last was looked at
+ * takes its place. After stop it is just freed. */
+void rpc_evictor_offer(struct rpc_evictor *evictor, struct master_advice *advice);
+/* Cancels what is under way and ends the thread. Idempotent. */
+void rpc_evictor_stop(struct rpc_evictor *evictor);
+void rpc_evictor_destroy(struct rpc_evictor *evictor); /* takes NULL */
+
+/* Why victims were not sent. */
+enum rpc_evict_skip {
+    RPC_EVICT_SKIP_GONE,    /* the node is not a member any more */
+    RPC_EVICT_SKIP_ADDRESS, /* it has no peer address, or one that is none */
+    RPC_EVICT_SKIP_KEY,     /* the key's bytes are not kept */
+    RPC_EVICT_SKIP_BUSY,    /* the node still has a call, or there was newer advice */
+    RPC_EVICT_SKIP_RETRY,   /* the node failed lately, or the call before failed */
+    RPC_EVICT_SKIP_MEMORY,  /* or over RPC_EVICT_WAITING_BYTES_MAX */
+    RPC_EVICT_SKIP_COUNT,
+};
+
+struct rpc_evict_stats {
+    uint64_t calls[RPC_CODE_COUNT]; /* by what they ended with */
+    uint64_t keys_sent;
+    uint64_t keys_freed; /* as the nodes say */
+    uint64_t bytes_freed;
+    uint64_t keys_skipped[RPC_EVICT_SKIP_COUNT];
+    uint64_t peers; /* nodes that were called and are still members */
+    uint64_t calls_running;
+};
+void rpc_evictor_stats(const struct rpc_evictor *evictor, struct rpc_evict_stats *stats_out);
 
 #endif

@@ -123,15 +123,20 @@ bool rpc_texts_are_utf8(const ProtobufCMessage *message)
     return true;
 }
 
+ProtobufCMessage *rpc_unpack(const ProtobufCMessageDescriptor *type, struct rpc_arena *arena,
+                             const void *bytes, size_t count)
+{
+    ProtobufCAllocator allocator = {allocate, give_back, arena};
+    return protobuf_c_message_unpack(type, &allocator, count, count > 0 ? bytes : (const void *)"");
+}
+
 enum rpc_code rpc_method_run(const struct rpc_method *method, void *context,
                              struct rpc_arena *arena, const void *bytes, size_t count,
                              struct rpc_call *call_out)
 {
-    ProtobufCAllocator allocator = {allocate, give_back, arena};
     struct rpc_call call = {.arena = arena};
     enum rpc_code code;
-    ProtobufCMessage *request = protobuf_c_message_unpack(method->request, &allocator, count,
-                                                          count > 0 ? bytes : (const void *)"");
+    ProtobufCMessage *request = rpc_unpack(method->request, arena, bytes, count);
     call.request = request;
     call.reply = rpc_arena_alloc(arena, method->reply->sizeof_message);
     if (call.reply == NULL) {
@@ -149,4 +154,29 @@ enum rpc_code rpc_method_run(const struct rpc_method *method, void *context,
     }
     *call_out = call;
     return code;
+}
+
+const char *rpc_code_name(unsigned code)
+{
+    static const char *const names[RPC_CODE_COUNT] = {
+        "OK",
+        "CANCELLED",
+        "UNKNOWN",
+        "INVALID_ARGUMENT",
+        "DEADLINE_EXCEEDED",
+        "NOT_FOUND",
+        "ALREADY_EXISTS",
+        "PERMISSION_DENIED",
+        "RESOURCE_EXHAUSTED",
+        "FAILED_PRECONDITION",
+        "ABORTED",
+        "OUT_OF_RANGE",
+        "UNIMPLEMENTED",
+        "INTERNAL",
+        "UNAVAILABLE",
+        "DATA_LOSS",
+        "UNAUTHENTICATED",
+    };
+    ASSERT(code < RPC_CODE_COUNT);
+    return names[code];
 }

@@ -12,6 +12,10 @@ static inline uint64_t rpc_decode_limit(uint64_t message_bytes)
     return 1 * MIB + 16 * message_bytes;
 }
 
+/* NULL when the bytes are no such message, or it takes more than the arena gives. */
+ProtobufCMessage *rpc_unpack(const ProtobufCMessageDescriptor *type, struct rpc_arena *arena,
+                             const void *bytes, size_t count);
+
 /* Whether every text in the message (each bytes field but those that are bytes in the public file)
  * is UTF-8. */
 bool rpc_texts_are_utf8(const ProtobufCMessage *message);
@@ -104,5 +108,42 @@ MUST_USE enum umbp_status rpc_relay_create(const char *target, unsigned max_conn
 void rpc_relay_add(struct rpc_relay *relay, int descriptor);
 /* Ends its thread and all its connections. Takes NULL. */
 void rpc_relay_destroy(struct rpc_relay *relay);
+
+/* ------------------------------------------------------------------- a peer -------- */
+
+/*
+ * A channel to one UMBPPeer, and at most one EvictKey call on it. One thread at a time. The call's
+ * tag in the completion queue is the rpc_peer.
+ */
+struct rpc_peer;
+
+#define RPC_PEER_TARGET_BYTES (MASTER_TEXT_BYTES_MAX + 16)
+/* What gRPC shall connect to: only a host and a port, or the address could name a socket of this
+ * machine or a resolver of gRPC's. UMBP_INVALID_VALUE. */
+MUST_USE enum umbp_status rpc_peer_target(const char *address,
+                                          char target_out[RPC_PEER_TARGET_BYTES]);
+
+struct rpc_peer_result {
+    enum rpc_code code; /* RPC_INTERNAL too when the answer is none */
+    char message[128];  /* printable, without quotes; "" for RPC_OK */
+    uint64_t keys_freed;
+    uint64_t bytes_freed;
+};
+
+/* Does not connect yet. `context` is for the caller (rpc_peer_context). Never blocks. */
+MUST_USE enum umbp_status rpc_peer_open(const char *target, void *context,
+                                        struct rpc_peer **peer_out);
+void *rpc_peer_context(const struct rpc_peer *peer);
+/* Not during a call. Takes NULL. */
+void rpc_peer_close(struct rpc_peer *peer);
+/* `queue` is a grpc_completion_queue. Each key is at most UMBP_KEY_BYTES_MAX; they may go once this
+ * has returned. */
+void rpc_peer_call(struct rpc_peer *peer, void *queue, const ProtobufCBinaryData *keys,
+                   size_t count, uint32_t deadline_ms);
+/* The call ends soon, through the queue. */
+void rpc_peer_cancel(struct rpc_peer *peer);
+/* The call has come out of the queue. `arena` is used and reset. */
+void rpc_peer_finish(struct rpc_peer *peer, struct rpc_arena *arena,
+                     struct rpc_peer_result *result_out);
 
 #endif

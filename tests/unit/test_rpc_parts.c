@@ -237,6 +237,60 @@ static void every_allocation_of_decoding_may_fail(void **state)
     rpc_arena_destroy(arena);
 }
 
+static void a_peers_address_is_a_host_and_a_port_or_none(void **state)
+{
+    static const char *const good[][2] = {
+        {"10.0.0.1:2", "dns:///10.0.0.1:2"},
+        {"node-1.rack_2.example:65535", "dns:///node-1.rack_2.example:65535"},
+        {"[::1]:50051", "dns:///[::1]:50051"},
+        {"a:00080", "dns:///a:80"},
+    };
+    static const char *const bad[] = {
+        "",
+        "a",
+        "a:",
+        ":1",
+        "a:0",
+        "a:65536",
+        "a:-1",
+        "a:1x",
+        "a:1:2",
+        "::1:5",
+        "[::1]",
+        "[::1:5",
+        "[]:5",
+        "[a/b]:5",
+        "unix:/tmp/x",
+        "unix:a:1",
+        "xds:///a:1",
+        "dns:///a:1",
+        "a b:1",
+        "a/b:1",
+        "a@b:1",
+        "a%41:1",
+        "a?x:1",
+        "\xc3\xa4:1",
+        "a:18446744073709551617",
+        "unix-abstract:x",
+    };
+    char target[RPC_PEER_TARGET_BYTES];
+    char longest[MASTER_TEXT_BYTES_MAX + 1];
+    (void)state;
+    for (size_t i = 0; i < ARRAY_COUNT(good); i++) {
+        assert_ok(rpc_peer_target(good[i][0], target));
+        assert_string_equal(target, good[i][1]);
+    }
+    for (size_t i = 0; i < ARRAY_COUNT(bad); i++) {
+        snprintf(target, sizeof target, "untouched");
+        assert_status(rpc_peer_target(bad[i], target), UMBP_INVALID_VALUE);
+        assert_string_equal(target, "untouched");
+    }
+    memset(longest, 'a', sizeof longest - 1);
+    memcpy(longest + sizeof longest - 7, ":65535", 7);
+    assert_ok(rpc_peer_target(longest, target));
+    assert_string_equal(target + strlen("dns:///"), longest);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -246,6 +300,7 @@ int main(void)
         cmocka_unit_test(a_greeting_is_known_as_soon_as_it_can_be),
         cmocka_unit_test(utf8_is_told_from_what_is_not),
         cmocka_unit_test(every_allocation_of_decoding_may_fail),
+        cmocka_unit_test(a_peers_address_is_a_host_and_a_port_or_none),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
