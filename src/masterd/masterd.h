@@ -1,7 +1,8 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
  * The program umbp_master: the service core behind its doors, metrics over HTTP, a thread that
- * calls master_tick. What is here is the program's own; nothing links it.
+ * calls master_tick and hands its advice to the evictor. What is here is the program's own; nothing
+ * links it.
  *
  * Options have one table (masterd_options.c): the program's rows, and behind them the core's
  * (master_option_row). Each has a flag, an environment variable and a name in a file. A later
@@ -91,6 +92,7 @@ const char *masterd_fabric_address(const struct masterd_fabric *fabric); /* "" w
 struct masterd_metrics {
     struct master *master;
     struct rpc_server *server;
+    struct rpc_evictor *evictor;
     struct metrics_registry *registry;
     uint64_t started_ns;
 };

@@ -47,36 +47,17 @@ static struct metrics_label method_label(const struct rpc_method_stats *stats)
 
 static void write_calls(struct metrics_text *text, const struct rpc_server *server)
 {
-    static const char *const codes[RPC_CODE_COUNT] = {
-        "OK",
-        "CANCELLED",
-        "UNKNOWN",
-        "INVALID_ARGUMENT",
-        "DEADLINE_EXCEEDED",
-        "NOT_FOUND",
-        "ALREADY_EXISTS",
-        "PERMISSION_DENIED",
-        "RESOURCE_EXHAUSTED",
-        "FAILED_PRECONDITION",
-        "ABORTED",
-        "OUT_OF_RANGE",
-        "UNIMPLEMENTED",
-        "INTERNAL",
-        "UNAVAILABLE",
-        "DATA_LOSS",
-        "UNAUTHENTICATED",
-    };
     struct rpc_method_stats stats;
     if (!metrics_text_family(text, metrics_words_of("umbp_master_rpc_total"), METRICS_COUNTER,
                              metrics_words_of("gRPC calls by method and status"))) {
         return;
     }
     for (size_t i = 0; rpc_server_method_stats(server, i, &stats); i++) {
-        for (size_t code = 0; code < RPC_CODE_COUNT; code++) {
+        for (unsigned code = 0; code < RPC_CODE_COUNT; code++) {
             if (stats.calls[code] > 0 || code == RPC_OK) {
                 const struct metrics_label labels[] = {
                     method_label(&stats),
-                    {metrics_words_of("code"), metrics_words_of(codes[code])},
+                    {metrics_words_of("code"), metrics_words_of(rpc_code_name(code))},
                 };
                 metrics_text_value(text, "", labels, 2, "", (double)stats.calls[code]);
             }
@@ -136,6 +117,46 @@ static void write_door(struct metrics_text *text, const struct rpc_server *serve
                  "What decoding may still take", (double)stats.memory_left_bytes);
 }
 
+static void write_evictor(struct metrics_text *text, const struct rpc_evictor *evictor)
+{
+    static const char *const reasons[RPC_EVICT_SKIP_COUNT] = {
+        [RPC_EVICT_SKIP_GONE] = "gone",       [RPC_EVICT_SKIP_ADDRESS] = "address",
+        [RPC_EVICT_SKIP_KEY] = "key_unknown", [RPC_EVICT_SKIP_BUSY] = "busy",
+        [RPC_EVICT_SKIP_RETRY] = "backoff",   [RPC_EVICT_SKIP_MEMORY] = "memory",
+    };
+    struct rpc_evict_stats stats;
+    rpc_evictor_stats(evictor, &stats);
+    if (metrics_text_family(text, metrics_words_of("umbp_master_evict_key_total"), METRICS_COUNTER,
+                            metrics_words_of("EvictKey calls to nodes by status"))) {
+        for (unsigned code = 0; code < RPC_CODE_COUNT; code++) {
+            const struct metrics_label label = {metrics_words_of("code"),
+                                                metrics_words_of(rpc_code_name(code))};
+            if (stats.calls[code] > 0 || code == RPC_OK) {
+                metrics_text_value(text, "", &label, 1, "", (double)stats.calls[code]);
+            }
+        }
+    }
+    if (metrics_text_family(text, metrics_words_of("umbp_master_evict_skipped_keys_total"),
+                            METRICS_COUNTER,
+                            metrics_words_of("Proposed keys that no node was asked to evict"))) {
+        for (size_t i = 0; i < RPC_EVICT_SKIP_COUNT; i++) {
+            const struct metrics_label label = {metrics_words_of("reason"),
+                                                metrics_words_of(reasons[i])};
+            metrics_text_value(text, "", &label, 1, "", (double)stats.keys_skipped[i]);
+        }
+    }
+    write_number(text, "umbp_master_evict_sent_keys_total", METRICS_COUNTER,
+                 "Keys that nodes were asked to evict", (double)stats.keys_sent);
+    write_number(text, "umbp_master_evict_freed_keys_total", METRICS_COUNTER,
+                 "... and that they say to have evicted", (double)stats.keys_freed);
+    write_number(text, "umbp_master_evict_freed_bytes_total", METRICS_COUNTER,
+                 "Bytes that nodes say to have freed when asked", (double)stats.bytes_freed);
+    write_number(text, "umbp_master_evict_peers", METRICS_GAUGE, "Members that were asked to evict",
+                 (double)stats.peers);
+    write_number(text, "umbp_master_evict_calls_running", METRICS_GAUGE, "EvictKey calls under way",
+                 (double)stats.calls_running);
+}
+
 void masterd_metrics_write(void *context, struct metrics_text *text)
 {
     const struct masterd_metrics *metrics = context;
@@ -146,6 +167,7 @@ void masterd_metrics_write(void *context, struct metrics_text *text)
     write_calls(text, metrics->server);
     write_latency(text, metrics->server);
     write_door(text, metrics->server);
+    write_evictor(text, metrics->evictor);
     write_number(text, "umbp_master_metrics_dropped_total", METRICS_COUNTER,
                  "Reported samples that were not valid or over a limit",
                  (double)metrics_registry_dropped(metrics->registry));

@@ -24,6 +24,7 @@
 
 struct ticker {
     struct master *master;
+    struct rpc_evictor *evictor;
     struct metrics_registry *registry;
     struct mutex guard; /* rank leaf: is_stopping */
     struct condition wake;
@@ -39,6 +40,10 @@ static void *tick(void *context)
     while (!ticker->is_stopping) {
         mutex_unlock(&ticker->guard);
         uint64_t wait_ns = master_tick(ticker->master);
+        struct master_advice advice;
+        if (master_advice_take(ticker->master, &advice) == UMBP_OK) {
+            rpc_evictor_offer(ticker->evictor, &advice);
+        }
         uint64_t now = clock_now_ns(clock_monotonic());
         if (now >= next_sweep) {
             metrics_registry_sweep(ticker->registry, SERIES_IDLE_MS);
@@ -75,6 +80,7 @@ struct program {
     struct metrics_registry *registry;
     struct rpc_master context;
     struct rpc_server *server;
+    struct rpc_evictor *evictor;
     struct metrics_http *http;
     struct masterd_metrics metrics;
     struct masterd_fabric fabric;
@@ -147,6 +153,7 @@ static enum umbp_status make_http(struct program *program, char *error_out, size
     program->metrics = (struct masterd_metrics){
         .master = program->master,
         .server = program->server,
+        .evictor = program->evictor,
         .registry = program->registry,
         .started_ns = clock_now_ns(clock_monotonic()),
     };
@@ -190,10 +197,20 @@ static enum umbp_status start(struct program *program, char *error_out, size_t e
         status = make_server(program, error_out, error_bytes);
     }
     if (status == UMBP_OK) {
+        const struct rpc_evictor_options evictor = {
+            .master = program->master,
+            .deadline_ms =
+                (uint32_t)u64_min(program->options.master.evictkey_deadline_ms, UINT32_MAX),
+        };
+        status = rpc_evictor_create(&evictor, &program->evictor);
+        snprintf(error_out, error_bytes, "%s", status != UMBP_OK ? umbp_status_text(status) : "");
+    }
+    if (status == UMBP_OK) {
         status = make_http(program, error_out, error_bytes);
     }
     if (status == UMBP_OK) {
         program->ticker.master = program->master;
+        program->ticker.evictor = program->evictor;
         program->ticker.registry = program->registry;
         status = rpc_server_start(program->server);
         snprintf(error_out, error_bytes, "%s",
@@ -210,6 +227,7 @@ static void finish(struct program *program)
 {
     metrics_http_destroy(program->http);
     masterd_fabric_close(&program->fabric);
+    rpc_evictor_destroy(program->evictor);
     rpc_server_destroy(program->server);
     metrics_registry_destroy(program->registry);
     master_destroy(program->master);
@@ -244,6 +262,7 @@ static int run(struct program *program)
     } while (number == SIGHUP);
 
     atomic_store_explicit(&program->is_ready, false, memory_order_release);
+    rpc_evictor_stop(program->evictor);
     uint64_t deadline_ms = program->options.master.grpc_shutdown_deadline_sec * 1000;
     bool is_clean = rpc_server_stop(program->server, (uint32_t)u64_min(deadline_ms, UINT32_MAX));
     ticker_stop(&program->ticker);

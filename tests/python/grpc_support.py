@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A master of the test's own, and stubs that are made from proto/umbp.proto when this is loaded."""
+"""A master of the test's own, and stubs that are made from proto/*.proto when this is loaded."""
 import contextlib
 import sys
 import tempfile
@@ -17,12 +17,14 @@ HBM, DRAM, SSD = 1, 2, 3
 
 with tempfile.TemporaryDirectory(prefix="umbp-stubs-") as _folder:
     if protoc.main(["", f"-I{ROOT / 'proto'}", f"--python_out={_folder}",
-                    f"--grpc_python_out={_folder}", "umbp.proto"]) != 0:
-        raise RuntimeError("proto/umbp.proto does not compile")
+                    f"--grpc_python_out={_folder}", "umbp.proto", "umbp_peer.proto"]) != 0:
+        raise RuntimeError("proto/*.proto do not compile")
     sys.path.insert(0, _folder)
     try:
         import umbp_pb2 as pb
         import umbp_pb2_grpc as stubs
+        import umbp_peer_pb2 as peer_pb
+        import umbp_peer_pb2_grpc as peer_stubs
     finally:
         sys.path.remove(_folder)
 
@@ -101,14 +103,15 @@ def capacity(tier=DRAM, total=GIB, available=None):
 class Node:
     """A node as the public client plays it."""
 
-    def __init__(self, stub, name, *capacities, tags=()):
+    def __init__(self, stub, name, *capacities, tags=(), peer=None, **fields):
         self.stub, self.name, self.sequence = stub, name, 0
         self.capacities = list(capacities) or [capacity()]
         self.registered = stub.RegisterClient(
             pb.RegisterClientRequest(node_id=name, node_address=f"{name}:1",
-                                     peer_address=f"{name}:2", tags=tags,
+                                     tags=tags,
+                                     peer_address=f"{name}:2" if peer is None else peer,
                                      engine_desc=b"\x00\xff engine",
-                                     tier_capacities=self.capacities), timeout=20)
+                                     tier_capacities=self.capacities, **fields), timeout=20)
         self.sequence = self.registered.ack_seq
 
     def events(self, *events):
