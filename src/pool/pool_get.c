@@ -178,26 +178,19 @@ static bool is_admitted(const struct pool *pool, const struct pool_item *item)
 static void recache(struct pool_area *area)
 {
     struct pool *pool = area->pool;
-    struct store_capacity capacity;
     uint32_t count = 0;
+    uint32_t kept = 0;
+    uint32_t refused = 0;
 
     if (!pool->options.store || area->has_ranges) {
         return;
     }
-    store_capacity(pool->options.store, STORE_TIER_DRAM, &capacity);
-    uint64_t room = (uint64_t)((double)capacity.total_bytes * pool->options.recache_below);
-    room = room > capacity.used_bytes ? room - capacity.used_bytes : 0;
     for (uint32_t i = 0; i < area->count; i++) {
         const struct pool_item *item = &area->items[i];
         if (item->status != UMBP_OK || item->came_from == LINK_SELF ||
             item->came_from == LINK_NONE || !is_admitted(pool, item)) {
             continue;
         }
-        if (item->bytes > room) {
-            COUNT(pool, recache_refused, 1);
-            continue;
-        }
-        room -= item->bytes;
         area->own.puts[count++] = (struct umbp_put_item){
             .key = item->key,
             .data = item->whole.data,
@@ -205,10 +198,16 @@ static void recache(struct pool_area *area)
             .depth = UMBP_DEPTH_NONE,
         };
     }
-    if (count &&
-        store_batch_put(pool->options.store, area->own.puts, count, area->statuses) == UMBP_OK) {
-        COUNT(pool, recached, count);
+    if (!count || store_batch_put_spare(pool->options.store, area->own.puts, count,
+                                        pool->options.recache_below, area->statuses) != UMBP_OK) {
+        return;
     }
+    for (uint32_t i = 0; i < count; i++) {
+        kept += area->statuses[i] == UMBP_OK;
+        refused += area->statuses[i] == UMBP_NO_SPACE || area->statuses[i] == UMBP_TOO_LARGE;
+    }
+    COUNT(pool, recached, kept);
+    COUNT(pool, recache_refused, refused);
 }
 
 /* ---------------------------------------------------------------------------- the call --- */

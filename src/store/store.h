@@ -99,6 +99,11 @@ void store_destroy(struct store *store); /* takes NULL; closes if need be */
 
 MUST_USE enum umbp_status store_batch_put(struct store *store, const struct umbp_put_item *items,
                                           size_t count, enum umbp_status *statuses_out);
+/* For values that have a home elsewhere: evicts nothing, does not wait, and leaves the share of the
+ * DRAM tier that is in use at most at `below`. What does not fit is UMBP_NO_SPACE. */
+MUST_USE enum umbp_status store_batch_put_spare(struct store *store,
+                                                const struct umbp_put_item *items, size_t count,
+                                                double below, enum umbp_status *statuses_out);
 MUST_USE enum umbp_status store_batch_get(struct store *store, const struct umbp_get_item *items,
                                           size_t count, enum umbp_status *statuses_out);
 MUST_USE enum umbp_status store_batch_put_ranges(struct store *store,

@@ -446,6 +446,7 @@ void evictor_destroy(struct store *store);
 struct patience {
     uint64_t deadline_ns;
     bool used_up;
+    uint64_t spare_below; /* 0, or evict nothing, and use no more of the tier than this */
 };
 
 void look_follow(struct store *store, struct fingerprint print, struct umbp_key key);

@@ -58,6 +58,19 @@ static bool others_are_busy(const struct store *store)
            atomic_load_explicit(&store->copying, memory_order_relaxed) > 0;
 }
 
+/* How many of these fit below that level. */
+static size_t spare_count(const struct store *store, const uint64_t *bytes, size_t count,
+                          uint64_t below)
+{
+    uint64_t used = dram_bytes_total(store->dram) - dram_bytes_free(store->dram);
+    uint64_t room = below > used ? below - used : 0;
+    size_t fit = 0;
+    while (fit < count && dram_footprint(bytes[fit]) <= room) {
+        room -= dram_footprint(bytes[fit++]);
+    }
+    return fit;
+}
+
 /*
  * Everything evictable may be gone for a moment: held by readers, or taken by other writers. Who
  * waits here holds nothing and does not count as a writer: or writers would wait for each other.
@@ -70,6 +83,13 @@ enum umbp_status alloc_blocks(struct store *store, const uint64_t *bytes, size_t
     size_t done = 0;
     enum umbp_status status;
 
+    if (patience->spare_below) {
+        count = spare_count(store, bytes, count, patience->spare_below);
+        if (!count) {
+            *done_out = 0;
+            return UMBP_NO_SPACE;
+        }
+    }
     for (uint32_t rounds = 1;; rounds++) {
         size_t got = 0;
         if (!done) {
@@ -80,7 +100,7 @@ enum umbp_status alloc_blocks(struct store *store, const uint64_t *bytes, size_t
         if (!done) {
             atomic_fetch_sub_explicit(&store->writers, 1, memory_order_relaxed);
         }
-        if (status != UMBP_NO_SPACE ||
+        if (status != UMBP_NO_SPACE || patience->spare_below ||
             (rounds % 64 == 0 && clock_now_ns(store->clock) >= patience->deadline_ns)) {
             break;
         }
@@ -407,13 +427,14 @@ enum umbp_status store_batch_put_ranges(struct store *store, const struct umbp_r
     return status;
 }
 
-enum umbp_status store_batch_put(struct store *store, const struct umbp_put_item *items,
-                                 size_t count, enum umbp_status *statuses_out)
+static enum umbp_status put_whole(struct store *store, const struct umbp_put_item *items,
+                                  size_t count, uint64_t spare_below,
+                                  enum umbp_status *statuses_out)
 {
     struct umbp_range_item objects[PUT_CHUNK];
     struct umbp_range ranges[PUT_CHUNK];
     enum umbp_status status = check_batch(store, items, count, statuses_out);
-    struct patience patience = {.deadline_ns = store_deadline(store)};
+    struct patience patience = {.deadline_ns = store_deadline(store), .spare_below = spare_below};
 
     for (size_t at = 0; status == UMBP_OK && at < count; at += PUT_CHUNK) {
         size_t part = size_min(PUT_CHUNK, count - at);
@@ -432,6 +453,19 @@ enum umbp_status store_batch_put(struct store *store, const struct umbp_put_item
         put_chunk(store, objects, part, statuses_out + at, &patience);
     }
     return status;
+}
+
+enum umbp_status store_batch_put(struct store *store, const struct umbp_put_item *items,
+                                 size_t count, enum umbp_status *statuses_out)
+{
+    return put_whole(store, items, count, 0, statuses_out);
+}
+
+enum umbp_status store_batch_put_spare(struct store *store, const struct umbp_put_item *items,
+                                       size_t count, double below, enum umbp_status *statuses_out)
+{
+    uint64_t bytes = (uint64_t)((double)dram_bytes_total(store->dram) * below);
+    return put_whole(store, items, count, u64_max(bytes, 1), statuses_out);
 }
 
 /* -------------------------------------------------------------------------- reservations - */

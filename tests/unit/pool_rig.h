@@ -37,6 +37,7 @@ struct rig_fibers {
     ucontext_t scheduler;
     const struct fabric_ops *sim;
     struct fabric_ops ops;
+    struct fabric_ops dear; /* the same, of a provider where registering is dear */
 };
 
 static struct rig_fibers rig_fibers;
@@ -98,6 +99,8 @@ MAYBE_UNUSED static void rig_fibers_join(struct fabric *fabric)
         rig_fibers.ops = *fabric->ops;
         rig_fibers.ops.wait = rig_fiber_wait;
         rig_fibers.ops.pull_wait = rig_fiber_pull;
+        rig_fibers.dear = rig_fibers.ops;
+        rig_fibers.dear.registering_is_cheap = false;
     }
     fabric->ops = &rig_fibers.ops;
 }
@@ -279,6 +282,9 @@ MAYBE_UNUSED static void rig_process_open(struct rig_world *world, struct rig_pr
     assert_ok(fabric_sim_open(world->sim, host, &fabric_options, &handlers, &process->fabric));
     process->runs.fabric = process->fabric;
     rig_fibers_join(process->fabric);
+    if (pool_options.staging_bytes) { /* it matters only there */
+        process->fabric->ops = &rig_fibers.dear;
+    }
     pool_options.fabric = process->fabric;
     pool_options.store = store;
     pool_options.node_id = store ? name : NULL;
