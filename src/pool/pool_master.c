@@ -271,8 +271,8 @@ enum umbp_status master_call(struct question *question, size_t frame_bytes)
         link->holders++;
     }
     mutex_unlock(&pool->lock);
+    COUNT(pool, master_calls, 1);
     if (link) {
-        COUNT(pool, master_calls, 1);
         status = ask_one(area, question, link, frame_bytes);
         link_release(link);
     }

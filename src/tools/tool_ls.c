@@ -74,6 +74,12 @@ static enum tool_exit run(const struct tool_args *args)
     if (code != TOOL_OK) {
         return code;
     }
+    if (umbp_client_is_distributed(client)) {
+        code = tool_fail(args->tool, TOOL_USAGE,
+                         "a cluster has no list of its keys: masters know fingerprints only; ask "
+                         "for one key (umbp exists), or list a node's directory (--ssd-dir)");
+        return tool_store_close(args, client, code);
+    }
     if (!args->flags[FLAG_JSON].is_set) {
         printf("%12s %6s  %s\n", "bytes", "depth", "key");
     }

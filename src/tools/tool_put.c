@@ -116,6 +116,11 @@ static enum tool_exit make_sure(const struct tool_args *args, struct umbp_client
     const struct tool *tool = args->tool;
     enum umbp_status status = umbp_status_is_success(stored) ? umbp_flush(client, 0) : stored;
 
+    if (status == UMBP_NO_SPACE && umbp_client_is_distributed(client)) {
+        return tool_fail(tool, TOOL_FAILED,
+                         "not stored: no node of the cluster has room for it: start one (umbp "
+                         "node), or give them more memory (--dram)");
+    }
     if (status == UMBP_NO_SPACE) {
         return tool_fail(tool, TOOL_FAILED,
                          "not stored: no space, on the disk or within --ssd (ssd.bytes)");

@@ -175,11 +175,42 @@ enum tool_exit tool_store_open(const struct tool_args *args, uint64_t value_byte
     return TOOL_OK;
 }
 
+static uint64_t stat_of(const struct umbp_stat_value *values, size_t count, const char *name)
+{
+    for (size_t i = 0; i < count; i++) {
+        if (strcmp(values[i].name, name) == 0) {
+            return values[i].value;
+        }
+    }
+    return 0;
+}
+
+/* A miss that nobody stands behind: every question to a master came back without an answer. */
+static bool is_unsure(struct umbp_client *client)
+{
+    struct umbp_stat_value values[256];
+    size_t count = 0;
+    if (!umbp_client_is_distributed(client) ||
+        umbp_stats(client, values, ARRAY_COUNT(values), &count) != UMBP_OK) {
+        return false;
+    }
+    count = count < ARRAY_COUNT(values) ? count : ARRAY_COUNT(values);
+    uint64_t calls = stat_of(values, count, "pool.master_calls");
+    uint64_t tried = calls + stat_of(values, count, "pool.master_skips");
+    return stat_of(values, count, "pool.misses_unsure") > 0 ||
+           (tried > 0 && calls == stat_of(values, count, "pool.master_failures"));
+}
+
 enum tool_exit tool_store_close(const struct tool_args *args, struct umbp_client *client,
                                 enum tool_exit code)
 {
     if (client == NULL) {
         return code;
+    }
+    if (code == TOOL_MISS && is_unsure(client)) {
+        code = tool_fail(args->tool, TOOL_FAILED,
+                         "who should know did not answer: what was not found may be there all the "
+                         "same; is the master running at --masters, and can it be reached?");
     }
     enum umbp_status status = umbp_client_close(client, 0);
     if (status != UMBP_OK && code != TOOL_FAILED) {

@@ -201,6 +201,26 @@ static void replay_of_a_pool_without_a_master_stores_nothing_and_says_so(void **
     assert_true(number("prefix_hits") == 0);
 }
 
+/* What nobody could be asked for is no plain miss, and a cluster is not an empty directory. */
+static void a_miss_that_no_master_stands_behind_is_a_failure(void **state)
+{
+    static const char *const verbs[] = {"get", "exists", "rm", "stat"};
+    (void)state;
+    need_master();
+    for (size_t i = 0; i < sizeof verbs / sizeof *verbs; i++) {
+        test_program(&output, verbs[i], "--masters", "127.0.0.1:1", "--op_timeout_ms", "1000",
+                     "key");
+        if (output.code != 3 || !output.err[0]) {
+            fail_msg("umbp %s: exit code %d: %s", verbs[i], output.code, output.err);
+        }
+        test_output_free(&output);
+    }
+    test_program(&output, "ls", "--masters", "127.0.0.1:1");
+    assert_int_equal(output.code, 2);
+    assert_non_null(strstr(output.err, "umbp exists"));
+    assert_int_equal(output.out_bytes, 0);
+}
+
 static void replay_refuses_what_a_pool_can_not_do(void **state)
 {
     (void)state;
@@ -243,6 +263,7 @@ int main(void)
                                   drop),
         cmocka_unit_test_teardown(bench_pool_measures_against_limits_and_leaves_nothing_behind,
                                   drop),
+        cmocka_unit_test_teardown(a_miss_that_no_master_stands_behind_is_a_failure, drop),
         cmocka_unit_test_teardown(replay_refuses_what_a_pool_can_not_do, drop),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
