@@ -44,6 +44,7 @@ enum umbp_status pool_create(const struct pool_options *options, struct pool **p
         (void)snprintf(pool->node_id, sizeof(pool->node_id), "%s", options->node_id);
         pool->options.node_id = pool->node_id;
     }
+    pool->release_timer.run = release_due;
     mutex_init(&pool->lock, RANK_POOL);
     mutex_init(&pool->hint_lock, RANK_POOL);
     condition_init(&pool->area_free);

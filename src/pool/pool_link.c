@@ -209,6 +209,7 @@ void pool_peer_down(struct pool *pool, fabric_peer peer, enum umbp_status reason
         if (link->peer == peer) {
             link->peer = 0;
             link->state = LINK_DOWN;
+            link->released = (struct released){0}; /* its pins went with it */
             /* One that hung is given a rest; one that went may be back already. */
             link->retry_ns =
                 reason == UMBP_TIMEOUT ? clock_now_ns(pool->clock) + LINK_REST_MS * NS_PER_MS : 0;

@@ -16,6 +16,7 @@
 
 #define POOL_REQUESTS_MAX 64u /* of one round; more nodes or items make another round */
 #define POOL_EXCLUDES_MAX 64u
+#define POOL_RELEASED_MAX 16u
 #define POOL_HINTS 65536u /* power of two */
 #define POOL_HINT_WAYS 4u
 #define POOL_UNKNOWN_MAX 64u
@@ -35,6 +36,14 @@ struct link_waiter {
     void (*ready)(struct link_waiter *waiter); /* called instead, without the lock */
 };
 
+/* Requests whose pins a node may let go, and has not been told of yet (pool_release.c). */
+struct released {
+    fabric_peer peer;
+    uint32_t count;
+    uint64_t bytes; /* pinned there */
+    uint64_t ids[POOL_RELEASED_MAX];
+};
+
 /* One address that we talk to: a node's or a master's. Made at need and kept; a link that nobody
  * holds and that is down may be given another address. Guarded by pool->lock. */
 struct pool_link {
@@ -48,6 +57,7 @@ struct pool_link {
     uint64_t retry_ns; /* down: not before */
     uint64_t used_ns;
     struct link_waiter *waiters;
+    struct released released;
 };
 
 /* A link as a number: index and generation. 0 is none, LINK_SELF the own store. LINK_GONE, in hints
@@ -145,6 +155,7 @@ struct pool_request {
     enum umbp_status status; /* of the call */
     uint64_t epoch;
     bool must_release; /* the owner has pinned what it named */
+    uint64_t pinned_bytes;
     uint32_t piece_count;
     uint32_t piece_room;
     struct fabric_piece *pieces; /* to be pulled */
@@ -266,6 +277,8 @@ struct pool {
     uint32_t memory_room;
     struct pool_area *areas; /* free ones */
     uint32_t area_count;
+    bool is_release_timed; /* release_timer is set, and will send what is kept until then */
+    struct fabric_timer release_timer;
 
     /* The staging memory belongs to one area at a time. */
     char *staging;
@@ -340,6 +353,12 @@ void master_try(struct pool *pool, uint32_t master);
 
 /* The link of a node that this master named. LINK_NONE: no way to reach it. */
 link_id master_link_of(struct pool_area *area, uint32_t master, uint32_t handle);
+
+/* pool_release.c. What the request's owner has pinned may go: told at once, or with others. */
+void request_release(struct pool_request *request);
+/* On the loop, with the answer that made it known that there will be something to release. */
+void release_expect(struct pool *pool);
+void release_due(struct fabric_timer *timer); /* of the pool */
 
 /* pool_own.c. The open items, listed in area->picked and ->keys; how many they are. */
 uint32_t area_pick_open(struct pool_area *area);

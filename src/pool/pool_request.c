@@ -94,6 +94,7 @@ static enum umbp_status take_got(struct pool_request *request, const struct prot
         item->is_pulled = false;
         /* Also where nothing will be pulled: what was shown stays pinned until it is let go. */
         request->must_release |= got.has_places;
+        request->pinned_bytes += got.has_places ? got.bytes : 0;
         if (got.status != UMBP_OK) {
             continue;
         }
@@ -200,6 +201,9 @@ static void answered(void *context, const struct fabric_reply *reply)
     struct fabric *fabric = request->area->pool->options.fabric;
     request->epoch = reply->epoch;
     request->status = take_answer(request, reply);
+    if (request->must_release) {
+        release_expect(request->area->pool);
+    }
     fabric_latch_down(fabric, &request->latch);
 }
 
@@ -399,6 +403,7 @@ static void group_send(struct pool_area *area, struct pool_link *link, uint32_t 
         request->first = first;
         request->count = (uint32_t)size_min(end - first, POOL_REQUEST_ITEMS);
         request->must_release = false;
+        request->pinned_bytes = 0;
         request->piece_count = 0;
         request->run_count = 0;
         fabric_latch_init(&request->latch, 1);
@@ -527,25 +532,6 @@ void requests_send(struct pool_area *area)
 
 /* ------------------------------------------------------------------------- collecting ---- */
 
-static void release(struct pool_request *request)
-{
-    struct pool *pool = request->area->pool;
-    uint8_t bytes[PROTO_HEADER_BYTES + 64];
-    size_t used;
-
-    if (proto_numbers_encode((struct proto_buffer){bytes, sizeof(bytes)},
-                             (struct proto_call){.request_id = 0}, PROTO_RELEASE,
-                             PROTO_FLAG_ONE_WAY, &request->id, 1, &used) != UMBP_OK) {
-        return;
-    }
-    const struct iovec part = {bytes, used};
-    /* What can't be sent now would leave pages pinned: the connection's end lets them go. */
-    enum umbp_status status = fabric_send(pool->options.fabric, request->peer, &part, 1);
-    if (status != UMBP_OK && status != UMBP_CLOSED) {
-        fabric_disconnect(pool->options.fabric, request->peer);
-    }
-}
-
 static void pull(struct pool_request *request)
 {
     struct pool *pool = request->area->pool;
@@ -580,7 +566,7 @@ static void request_collect(struct pool_request *request)
         pull(request);
     }
     if (request->must_release) {
-        release(request);
+        request_release(request);
     }
     for (uint32_t i = 0; area->kind == AREA_GET && i < request->count; i++) {
         const struct pool_item *item = item_at(request, i);
