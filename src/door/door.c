@@ -200,6 +200,18 @@ static void reply_session(const struct question *question, enum umbp_status stat
     reply(question, encoded, bytes);
 }
 
+/* It registered on another connection before. That one's end must not take the node for lost. */
+static void forget_others(struct door *door, struct proto_text id, const struct door_node *record)
+{
+    for (uint32_t i = 0; i < door->node_room; i++) {
+        struct door_node *other = &door->nodes[i];
+        if (other != record && other->peer && strlen(other->id) == id.bytes &&
+            !memcmp(other->id, id.data, id.bytes)) {
+            other->peer = 0;
+        }
+    }
+}
+
 static void on_register(const struct question *question)
 {
     struct door *door = question->door;
@@ -240,6 +252,7 @@ static void on_register(const struct question *question)
         reply_bare(question, status);
         return;
     }
+    forget_others(door, node.id, record);
     record->peer = question->request->peer;
     record->incarnation = node.incarnation;
     record->handle = registered.node;

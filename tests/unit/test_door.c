@@ -318,6 +318,21 @@ static void a_second_living_node_of_that_name_is_refused_until_the_first_is_lost
     assert_int_equal(status, UMBP_OK);
 }
 
+static void a_node_that_has_a_new_connection_is_not_lost_with_the_old_one(void **state)
+{
+    enum umbp_status status;
+    (void)state;
+    register_node("n1", 11, &status);
+    fabric_peer first = world.peer;
+    connect_asker();
+    register_node("n1", 11, &status);
+    assert_int_equal(status, UMBP_OK);
+    beat(PROTO_HEARTBEAT, &(struct proto_beat){.incarnation = 11, .sequence = 1}, 1, 3, true);
+    fabric_disconnect(world.asker, first);
+    fabric_sim_run(world.sim, in(100));
+    assert_true(is_found(1));
+}
+
 static void the_external_index_is_reported_matched_counted_and_revoked(void **state)
 {
     enum umbp_status status;
@@ -554,6 +569,7 @@ int main(void)
         TEST(a_gap_asks_for_a_full_sync_which_replaces_what_was_known),
         TEST(a_beat_on_a_connection_that_did_not_register_is_told_so),
         TEST(a_second_living_node_of_that_name_is_refused_until_the_first_is_lost),
+        TEST(a_node_that_has_a_new_connection_is_not_lost_with_the_old_one),
         TEST(the_external_index_is_reported_matched_counted_and_revoked),
         TEST(bundles_that_are_lost_doubled_and_reordered_never_show_what_was_not),
         TEST(a_frame_of_a_later_version_is_told_so),
