@@ -550,13 +550,13 @@ bool proto_node_next(struct proto_walk *walk, struct proto_node *node_out);
 /* NODES asks with proto_numbers_encode for handles (none: for all nodes); its reply is
  * proto_routes_encode with no routes. */
 
-/* LOOKUP's reply: per item the tiers that hold it, as PROTO_TIER_BITs; 0: nobody has it. */
+/* LOOKUP's reply: a byte per item, not 0 if a node has it. */
 MUST_USE enum umbp_status proto_found_encode(struct proto_buffer buffer, struct proto_call call,
-                                             const uint8_t *tiers, uint32_t count,
+                                             const uint8_t *found, uint32_t count,
                                              size_t *bytes_out);
 /* The `header.count` bytes, in the frame. */
 MUST_USE enum umbp_status proto_found_open(const struct proto_frame *frame,
-                                           const uint8_t **tiers_out);
+                                           const uint8_t **found_out);
 
 /* ------------------------------------------------------------------ external KV index ---- */
 

@@ -287,23 +287,23 @@ bool proto_node_next(struct proto_walk *walk, struct proto_node *node_out)
 /* ----------------------------------------------------------------------------- LOOKUP ---- */
 
 enum umbp_status proto_found_encode(struct proto_buffer buffer, struct proto_call call,
-                                    const uint8_t *tiers, uint32_t count, size_t *bytes_out)
+                                    const uint8_t *found, uint32_t count, size_t *bytes_out)
 {
     struct proto_out out;
     enum umbp_status status = proto_out_begin(buffer, 0, 0, count, count, &out);
     if (status != UMBP_OK) {
         return status;
     }
-    put_flat(&out, tiers, count);
+    put_flat(&out, found, count);
     *bytes_out = proto_out_end(&out, call, PROTO_LOOKUP, PROTO_FLAG_REPLY, UMBP_OK, count, 0);
     return UMBP_OK;
 }
 
-enum umbp_status proto_found_open(const struct proto_frame *frame, const uint8_t **tiers_out)
+enum umbp_status proto_found_open(const struct proto_frame *frame, const uint8_t **found_out)
 {
     if (frame->header.body_bytes != frame->header.count) {
         return UMBP_CORRUPT;
     }
-    *tiers_out = frame->body;
+    *found_out = frame->body;
     return UMBP_OK;
 }
