@@ -100,7 +100,7 @@ void *mem_map(size_t bytes)
 void *mem_map_huge(size_t bytes)
 {
     size_t whole = (bytes + 4095) & ~(size_t)4095;
-    if (bytes < HUGE_BYTES || whole < bytes) {
+    if (bytes < HUGE_BYTES || whole < bytes || whole > SIZE_MAX - HUGE_BYTES) {
         return mem_map(bytes);
     }
     char *map = mem_map(whole + HUGE_BYTES);
