@@ -59,23 +59,34 @@ static enum rpc_code route(const struct rpc_master *context, struct rpc_call *ca
     return RPC_OK;
 }
 
+/* One key; `size` NULL: a get. */
+static enum rpc_code route_one(const struct rpc_master *context, struct rpc_call *call,
+                               ProtobufCBinaryData node_id, const ProtobufCBinaryData *excludes,
+                               size_t exclude_count, const ProtobufCBinaryData *key,
+                               const uint64_t *size, struct master_route **route_out)
+{
+    struct master_caller caller;
+    if (!is_key(*key)) {
+        return rpc_fail(call, RPC_INVALID_ARGUMENT, "a key has 1 to 1024 bytes");
+    }
+    enum rpc_code code = make_caller(context, call, node_id, excludes, exclude_count, &caller);
+    if (code != RPC_OK) {
+        return code;
+    }
+    caller.is_single = true;
+    return route(context, call, &caller, key, size, 1, route_out);
+}
+
 enum rpc_code rpc_route_put(void *context_pointer, struct rpc_call *call)
 {
     const struct rpc_master *context = context_pointer;
     const Umbp__RoutePutRequest *request = (const Umbp__RoutePutRequest *)call->request;
     Umbp__RoutePutResponse *reply = (Umbp__RoutePutResponse *)call->reply;
-    struct master_caller caller;
     struct master_route *routes = NULL;
     struct rpc_nodes nodes;
-    if (!is_key(request->key)) {
-        return rpc_fail(call, RPC_INVALID_ARGUMENT, "a key has 1 to 1024 bytes");
-    }
-    enum rpc_code code = make_caller(context, call, request->node_id, request->exclude_nodes,
-                                     request->n_exclude_nodes, &caller);
-    caller.is_single = true;
-    if (code == RPC_OK) {
-        code = route(context, call, &caller, &request->key, &request->block_size, 1, &routes);
-    }
+    enum rpc_code code =
+        route_one(context, call, request->node_id, request->exclude_nodes, request->n_exclude_nodes,
+                  &request->key, &request->block_size, &routes);
     if (code != RPC_OK) {
         return code;
     }
@@ -103,18 +114,10 @@ enum rpc_code rpc_route_get(void *context_pointer, struct rpc_call *call)
     const struct rpc_master *context = context_pointer;
     const Umbp__RouteGetRequest *request = (const Umbp__RouteGetRequest *)call->request;
     Umbp__RouteGetResponse *reply = (Umbp__RouteGetResponse *)call->reply;
-    struct master_caller caller;
     struct master_route *routes = NULL;
     struct rpc_nodes nodes;
-    if (!is_key(request->key)) {
-        return rpc_fail(call, RPC_INVALID_ARGUMENT, "a key has 1 to 1024 bytes");
-    }
-    enum rpc_code code = make_caller(context, call, request->node_id, request->exclude_nodes,
-                                     request->n_exclude_nodes, &caller);
-    caller.is_single = true;
-    if (code == RPC_OK) {
-        code = route(context, call, &caller, &request->key, NULL, 1, &routes);
-    }
+    enum rpc_code code = route_one(context, call, request->node_id, request->exclude_nodes,
+                                   request->n_exclude_nodes, &request->key, NULL, &routes);
     if (code != RPC_OK || routes[0].outcome != MASTER_ROUTED) {
         return code;
     }
