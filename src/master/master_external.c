@@ -52,12 +52,24 @@ static bool tier_is_valid(enum master_tier tier)
     return tier > MASTER_TIER_NONE && tier < MASTER_TIERS;
 }
 
-/* The record of a living node's id, for its counters; NULL, and if there is one of another state
- * that in `*record_out`. The handle's view tells later whether it still is. */
-static struct node *living_node(struct master *master, struct master_text id)
+/* The record of a living node's id, for its counters, and the view of its tier; NULL: there is
+ * none. The view is that of this very node: the record may be another's a moment later. */
+static struct node *living_node(struct master *master, struct master_text id, enum master_tier tier,
+                                uint64_t *view_out)
 {
-    uint32_t handle = master_node_find(master, id);
-    return handle ? &master->nodes[handle_index(handle)] : NULL;
+    for (;;) {
+        uint32_t handle = master_node_find(master, id);
+        if (!handle) {
+            return NULL;
+        }
+        uint32_t index = handle_index(handle);
+        uint64_t view = external_view(master, index * MASTER_TIERS + (uint32_t)tier);
+        if (view_handle(view) == handle) {
+            *view_out = view;
+            return &master->nodes[index];
+        }
+        /* It was registered anew meanwhile. */
+    }
 }
 
 static void count_refused(struct master *master, struct master_text id, enum master_tier tier)
@@ -79,13 +91,13 @@ enum umbp_status master_external_report(struct master *master, struct master_tex
     if (count_ > MASTER_BATCH_MAX) {
         return UMBP_LIMIT;
     }
-    struct node *node = living_node(master, id);
+    uint64_t view;
+    struct node *node = living_node(master, id, tier, &view);
     if (!node) {
         count_refused(master, id, tier);
         return UMBP_NOT_FOUND;
     }
     uint32_t owner = node_index(master, node) * MASTER_TIERS + (uint32_t)tier;
-    uint64_t view = external_view(master, owner);
     /* An epoch that ends meanwhile takes with it what is added here. */
     const struct location location = {
         .owner = owner, .epoch = view_now(view), .tiers = tier_bit(tier)};
@@ -133,7 +145,8 @@ enum umbp_status master_external_revoke(struct master *master, struct master_tex
     if (count_ > MASTER_BATCH_MAX) {
         return UMBP_LIMIT;
     }
-    struct node *node = living_node(master, id);
+    uint64_t view;
+    struct node *node = living_node(master, id, tier, &view);
     if (!node) {
         return UMBP_OK; /* nothing of it is in view */
     }

@@ -2,7 +2,7 @@
 /*
  * Inside the master: the table (master_table.c), what a slot says (master_slot.c), nodes
  * (master_node.c), beats (master_beat.c), routing (master_route.c), the external index
- * (master_external.c), advice (master_advice.c), the tick (master_tick.c), metrics.
+ * (master_external.c), advice (master_advice.c), the tick (master.c), metrics.
  */
 #ifndef MASTER_MASTER_PRIV_H
 #define MASTER_MASTER_PRIV_H

@@ -6,9 +6,9 @@
  * master closes the connection.
  *
  *   question, 16 bytes: "UMBPSIGN", lowest and highest version (u16 each), u32 zero
- *   answer, 32 bytes:   "UMBPPOST", u16 version, u16 status, u32 body bytes, u64 hash seed, u32
- * zero, u32 CRC32C of the 28 bytes before it and the body body:               records {u16 kind,
- * u16 bytes, bytes}; unknown kinds are skipped
+ *   answer, 32 bytes:   "UMBPPOST", u16 version, u16 status, u32 body bytes, u64 hash seed,
+ *                       u32 zero, u32 CRC32C of the 28 bytes before it and of the body
+ *   body:               records {u16 kind, u16 bytes, bytes}; unknown kinds are skipped
  *
  * Little-endian. Codecs only: no sockets, no state, no allocation; any thread. Hostile bytes get a
  * status. Limits: those below.
