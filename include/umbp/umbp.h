@@ -423,7 +423,8 @@ struct umbp_external_match {
 };
 
 /* Every place of every hash, node by node and tier by tier. `counts_as_hit`: this is a routing
- * decision and not just a look, so each hash that was found gets one hit. */
+ * decision and not just a look, so each hash that was found gets one hit. At most 65,536 places at
+ * 256 nodes: what is beyond is left out, and the log says how many (external_match_cut). */
 UMBP_EXPORT UMBP_MUST_USE enum umbp_status umbp_external_match(
     struct umbp_client *client, const struct umbp_key *hashes, size_t count, bool counts_as_hit,
     void (*visit)(void *context, const struct umbp_external_match *match), void *context);

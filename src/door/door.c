@@ -30,6 +30,7 @@ struct door {
     uint32_t node_room;
     _Atomic uint64_t requests;
     _Atomic uint64_t refused;
+    _Atomic uint64_t left_off;
     /* Work areas of the loop, mapped and touched as far as they are used. */
     uint8_t *frame; /* PROTO_FRAME_MAX */
     struct master_event *events;
@@ -121,6 +122,7 @@ void door_counters(struct door *door, struct door_counters *counters_out)
 {
     counters_out->requests = atomic_load_explicit(&door->requests, memory_order_relaxed);
     counters_out->refused = atomic_load_explicit(&door->refused, memory_order_relaxed);
+    counters_out->left_off = atomic_load_explicit(&door->left_off, memory_order_relaxed);
 }
 
 /* --------------------------------------------------------------------------- questions --- */
@@ -383,10 +385,12 @@ static uint32_t add_node(struct door *door, uint32_t handle, uint32_t count)
     return count + 1;
 }
 
-static void reply_routes(const struct question *question, uint32_t count, uint32_t node_count)
+static void reply_routes(const struct question *question, uint32_t count, uint32_t node_count,
+                         size_t left_off)
 {
     struct door *door = question->door;
-    const struct proto_members members = {.node_count = node_count, .nodes = door->nodes_out};
+    const struct proto_members members = {
+        .node_count = node_count, .left_off = left_off, .nodes = door->nodes_out};
     size_t bytes = 0;
     enum umbp_status status = proto_routes_encode(
         buffer_of(question), proto_call_of(&question->frame),
@@ -473,7 +477,7 @@ static void on_ask(const struct question *question)
             node_count = add_node(door, route->node, node_count);
         }
     }
-    reply_routes(question, count, node_count);
+    reply_routes(question, count, node_count, 0);
 }
 
 static void on_nodes(const struct question *question)
@@ -500,26 +504,40 @@ static void on_nodes(const struct question *question)
     for (uint32_t i = 0; i < count; i++) {
         node_count = add_node(door, handles[i], node_count);
     }
-    reply_routes(question, 0, node_count);
+    reply_routes(question, 0, node_count, 0);
 }
 
 /* ------------------------------------------------------------------ external KV index ---- */
 
+/* The rows are in the order of nodes. Those that have no room, or whose node has none, are left off
+ * and counted; those of a node that has gone meanwhile are not missed. */
 static void reply_matches(const struct question *question, const struct master_matches *matches)
 {
     struct door *door = question->door;
-    uint32_t count = (uint32_t)size_min(matches->count, UMBP_BATCH_MAX);
+    uint32_t count = 0;
     uint32_t node_count = 0;
-    for (uint32_t i = 0; i < count; i++) {
+    size_t left_off = 0;
+    for (size_t i = 0; i < matches->count; i++) {
         const struct master_match_row *row = &matches->rows[i];
-        door->rows[i] = (struct proto_route){
-            .tier = (enum proto_tier)row->tier,
-            .node_index = row->node,
-            .bytes = row->item,
-        };
+        if (count == UMBP_BATCH_MAX) {
+            left_off += matches->count - i;
+            break;
+        }
         node_count = add_node(door, row->node, node_count);
+        if (node_count && door->nodes_out[node_count - 1].index == row->node) {
+            door->rows[count++] = (struct proto_route){
+                .tier = (enum proto_tier)row->tier,
+                .node_index = row->node,
+                .bytes = row->item,
+            };
+        } else {
+            left_off += node_count == NODES_OUT_MAX;
+        }
     }
-    reply_routes(question, count, node_count);
+    if (left_off) {
+        atomic_fetch_add_explicit(&door->left_off, left_off, memory_order_relaxed);
+    }
+    reply_routes(question, count, node_count, left_off);
 }
 
 static void reply_hits(const struct question *question, uint32_t count)

@@ -33,7 +33,8 @@ struct door_options {
 
 struct door_counters {
     uint64_t requests;
-    uint64_t refused; /* frames that made no sense, or an op that is not a master's */
+    uint64_t refused;  /* frames that made no sense, or an op that is not a master's */
+    uint64_t left_off; /* places of external blocks for which an answer had no room */
 };
 
 MUST_USE enum umbp_status door_create(const struct door_options *options, struct door **door_out);

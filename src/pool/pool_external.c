@@ -204,7 +204,7 @@ static struct place_of *read_nodes(struct proto_members *members)
     return nodes;
 }
 
-static enum umbp_status show_matches(const struct kept *kept, size_t count,
+static enum umbp_status show_matches(struct pool *pool, const struct kept *kept, size_t count,
                                      void (*visit)(void *, const struct umbp_external_match *),
                                      void *context)
 {
@@ -212,6 +212,7 @@ static enum umbp_status show_matches(const struct kept *kept, size_t count,
     struct proto_members members;
     struct proto_walk walk;
     struct proto_route route;
+    uint64_t held_back;
 
     enum umbp_status status = proto_frame_open(kept->data, kept->bytes, &frame);
     if (status == UMBP_OK) {
@@ -219,6 +220,10 @@ static enum umbp_status show_matches(const struct kept *kept, size_t count,
     }
     if (status != UMBP_OK) {
         return UMBP_IO;
+    }
+    if (members.left_off && log_limit_pass(&pool->log_left_off, 60000, &held_back)) {
+        log_warn("external_match_cut", "left_off=%llu suppressed=%llu",
+                 (unsigned long long)members.left_off, (unsigned long long)held_back);
     }
     uint32_t node_count = members.node_count;
     struct place_of *nodes = read_nodes(&members);
@@ -272,7 +277,7 @@ enum umbp_status pool_external_match(struct pool *pool, const struct umbp_key *h
     status = ask_any(pool, &external);
     mem_free(prints);
     if (status == UMBP_OK) {
-        status = show_matches(&kept, count, visit, context);
+        status = show_matches(pool, &kept, count, visit, context);
     }
     mem_free(kept.data);
     return status;

@@ -266,6 +266,7 @@ struct pool {
     struct pool_counters counters;
     struct log_limit log_staged;
     struct log_limit log_no_master;
+    struct log_limit log_left_off;
 
     struct mutex lock; /* RANK_POOL: links, masters, members, memory, areas */
     struct condition area_free;

@@ -535,6 +535,7 @@ struct proto_route {
  * for is no living node's. */
 struct proto_members {
     uint32_t node_count;
+    uint64_t left_off; /* EXT_MATCH: places for which the answer had no room; the header's aux */
     const struct proto_node *nodes; /* encoding */
     struct proto_walk walk;         /* decoded: for proto_node_next */
 };
@@ -564,7 +565,8 @@ MUST_USE enum umbp_status proto_found_open(const struct proto_frame *frame,
  * EXT_REPORT, EXT_REVOKE (fingerprints at a tier of a node), EXT_REVOKE_ALL (none; PROTO_TIER_NONE:
  * every tier), EXT_MATCH and EXT_HITS (fingerprints; no node, no tier). The first three are
  * answered by a bare status, EXT_HITS by numbers, EXT_MATCH by routes: one for each place where one
- * of the hashes is, with `bytes` being its index in the request, and the nodes.
+ * of the hashes is, with `bytes` being its index in the request, and the nodes. Of more than
+ * UMBP_BATCH_MAX places or 256 nodes the rest is left off, and the answer says how many places.
  */
 struct proto_ext {
     struct proto_text node_id;

@@ -171,7 +171,8 @@ enum umbp_status proto_routes_encode(struct proto_buffer buffer, struct proto_ca
     for (uint32_t i = 0; i < members->node_count; i++, row += NODE_ROW) {
         node_store(&out, row, &members->nodes[i]);
     }
-    *bytes_out = proto_out_end(&out, call, (uint16_t)op, PROTO_FLAG_REPLY, UMBP_OK, count, 0);
+    *bytes_out = proto_out_end(&out, call, (uint16_t)op, PROTO_FLAG_REPLY, UMBP_OK, count,
+                               members->left_off);
     return UMBP_OK;
 }
 
@@ -240,6 +241,7 @@ enum umbp_status proto_routes_open(const struct proto_frame *frame,
     }
     *members_out = (struct proto_members){
         .node_count = node_count,
+        .left_off = frame->header.aux,
         .walk = nodes,
     };
     *walk_out = walk;

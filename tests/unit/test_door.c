@@ -381,6 +381,42 @@ static void the_external_index_is_reported_matched_counted_and_revoked(void **st
     assert_int_equal(world.opened.header.count, 0);
 }
 
+static void places_at_more_nodes_than_an_answer_names_are_told_as_left_off(void **state)
+{
+    const unsigned nodes = 256 + 14;
+    const struct fingerprint prints[2] = {print_of(1), print_of(2)};
+    const struct proto_ext ext = {0};
+    struct door_counters counters;
+    struct proto_members members;
+    struct proto_walk walk;
+    struct proto_route row;
+    unsigned rows = 0;
+    (void)state;
+    for (unsigned i = 0; i < nodes; i++) {
+        char id[8];
+        struct master_registered registered;
+        snprintf(id, sizeof(id), "n%u", i);
+        const struct master_registration node = {.id = master_text_of(id), .incarnation = 1};
+        assert_int_equal(master_register(world.master, &node, &registered), UMBP_OK);
+        assert_int_equal(
+            master_external_report(world.master, node.id, &prints[i % 2], 1, MASTER_TIER_DRAM),
+            UMBP_OK);
+    }
+    assert_int_equal(proto_ext_encode(buffer(), next_call(), PROTO_EXT_MATCH, &ext, prints, 2,
+                                      &world.frame_bytes),
+                     UMBP_OK);
+    ask();
+    assert_int_equal(proto_routes_open(&world.opened, &members, &walk), UMBP_OK);
+    while (proto_route_next(&walk, &row)) {
+        rows++;
+    }
+    assert_int_equal(members.node_count, 256);
+    assert_int_equal(rows, 256);
+    assert_int_equal(members.left_off, nodes - 256);
+    door_counters(world.door, &counters);
+    assert_int_equal(counters.left_off, nodes - 256);
+}
+
 /* -------------------------------------------------- bundles that are lost and doubled ------ */
 
 #define OWNED 40u
@@ -571,6 +607,7 @@ int main(void)
         TEST(a_second_living_node_of_that_name_is_refused_until_the_first_is_lost),
         TEST(a_node_that_has_a_new_connection_is_not_lost_with_the_old_one),
         TEST(the_external_index_is_reported_matched_counted_and_revoked),
+        TEST(places_at_more_nodes_than_an_answer_names_are_told_as_left_off),
         TEST(bundles_that_are_lost_doubled_and_reordered_never_show_what_was_not),
         TEST(a_frame_of_a_later_version_is_told_so),
         TEST(what_is_no_frame_or_no_masters_business_is_refused),
