@@ -11,7 +11,6 @@
 struct sample {
     char id[TEXT_BYTES];
     bool is_alive;
-    bool has_key_counts;
     struct master_capacity capacities[MASTER_TIERS];
     uint64_t key_counts[MASTER_TIERS];
     uint64_t counts[NODE_COUNTS];
@@ -69,15 +68,15 @@ static bool sample_tags(struct sample *sample, const struct node_text *text)
     return true;
 }
 
-/* Under the members' lock. */
+/* Under the node's lock and the members'. */
 static bool sample_take(struct sample *sample, const struct node *node)
 {
     memset(sample, 0, sizeof(*sample));
     memcpy(sample->id, node->text->id.data, node->text->id.bytes);
     sample->is_alive = node->state == MASTER_NODE_ALIVE;
-    sample->has_key_counts = node->has_key_counts;
     memcpy(sample->capacities, node->capacities, sizeof(sample->capacities));
-    memcpy(sample->key_counts, node->key_counts, sizeof(sample->key_counts));
+    memcpy(sample->key_counts, node->has_key_counts ? node->key_counts : node->keys,
+           sizeof(sample->key_counts));
     for (uint32_t i = 0; i < NODE_COUNTS; i++) {
         sample->counts[i] = atomic_load_explicit(&node->counts[i], memory_order_relaxed);
     }
@@ -96,11 +95,13 @@ static bool samples_take(struct scrape *scrape)
     }
     for (uint32_t i = 0; i < used; i++) {
         bool ok = true;
+        mutex_lock(&master->nodes[i].lock); /* a scrape waits for a beat, no beat for a scrape */
         mutex_lock(&master->members_lock);
         if (master->nodes[i].state != MASTER_NODE_UNKNOWN) {
             ok = sample_take(&scrape->samples[scrape->count++], &master->nodes[i]);
         }
         mutex_unlock(&master->members_lock);
+        mutex_unlock(&master->nodes[i].lock);
         if (!ok) {
             return false;
         }
@@ -211,11 +212,12 @@ static void show_key_counts(const struct scrape *scrape)
 {
     for (size_t i = 0; i < scrape->count; i++) {
         const struct sample *sample = &scrape->samples[i];
-        for (uint32_t tier = 1; sample->has_key_counts && tier < MASTER_TIERS; tier++) {
-            struct master_metric metric = {.name = "mori_umbp_client_kv_live_count",
-                                           .help = "keys that the node says to own, by tier",
-                                           .type = MASTER_GAUGE,
-                                           .value = (double)sample->key_counts[tier]};
+        for (uint32_t tier = 1; sample->is_alive && tier < MASTER_TIERS; tier++) {
+            struct master_metric metric = {
+                .name = "mori_umbp_client_kv_live_count",
+                .help = "keys of the node by tier, as it says or else as the index has them",
+                .type = MASTER_GAUGE,
+                .value = (double)sample->key_counts[tier]};
             label_tags(&metric, sample);
             label(&metric, "tier", tier_labels[tier]);
             scrape->visit(scrape->context, &metric);
@@ -224,12 +226,12 @@ static void show_key_counts(const struct scrape *scrape)
     for (size_t i = 0; i < scrape->count; i++) {
         const struct sample *sample = &scrape->samples[i];
         struct master_metric metric = {.name = "mori_umbp_client_kv_live_count_total",
-                                       .help = "keys that the node says to own, over all tiers",
+                                       .help = "the same over all tiers",
                                        .type = MASTER_GAUGE};
         for (uint32_t tier = 1; tier < MASTER_TIERS; tier++) {
             metric.value += (double)sample->key_counts[tier];
         }
-        if (sample->has_key_counts) {
+        if (sample->is_alive) {
             label_tags(&metric, sample);
             scrape->visit(scrape->context, &metric);
         }

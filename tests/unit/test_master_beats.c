@@ -297,6 +297,25 @@ static void a_million_keys_come_in_one_full_sync(void **state)
     master_destroy(master);
 }
 
+static void keys_that_a_node_does_not_count_are_those_of_the_index(void **state)
+{
+    static const char live[] = "mori_umbp_client_kv_live_count_total";
+    struct test_clock clock;
+    struct master_options options = rig_options(&clock);
+    struct master *master = rig_create(&options);
+    struct master_beat_answer answer;
+    struct master_event events[] = {event(true, 1, MASTER_TIER_DRAM),
+                                    event(true, 2, MASTER_TIER_DRAM)};
+    const struct master_bundle bundle = {1, events, 2};
+    (void)state;
+    join(master, "a", 0);
+    struct master_beat beat = {.id = master_text_of("a"), .bundles = &bundle, .bundle_count = 1};
+    assert_int_equal((int)metric_value(master, live, "a"), 0);
+    assert_ok(master_beat(master, &beat, &answer));
+    assert_int_equal((int)metric_value(master, live, "a"), 2);
+    master_destroy(master);
+}
+
 /* The master is new, the (public) node is not: its counts say that it holds keys. */
 static void a_node_that_holds_keys_and_never_told_of_one_is_asked_to(void **state)
 {
@@ -439,6 +458,7 @@ int main(void)
         cmocka_unit_test(a_listing_older_than_what_is_known_is_refused),
         cmocka_unit_test(a_thousand_aborted_full_syncs_do_not_wedge_the_node),
         cmocka_unit_test(a_million_keys_come_in_one_full_sync),
+        cmocka_unit_test(keys_that_a_node_does_not_count_are_those_of_the_index),
         cmocka_unit_test(a_node_that_holds_keys_and_never_told_of_one_is_asked_to),
         cmocka_unit_test(bad_beats_change_nothing),
         cmocka_unit_test(a_key_on_more_nodes_than_are_remembered_still_works),
