@@ -118,7 +118,7 @@ void door_start(struct door *door, struct fabric *fabric)
     atomic_store_explicit(&door->fabric, fabric, memory_order_release);
 }
 
-void door_counters(struct door *door, struct door_counters *counters_out)
+void door_counters(const struct door *door, struct door_counters *counters_out)
 {
     counters_out->requests = atomic_load_explicit(&door->requests, memory_order_relaxed);
     counters_out->refused = atomic_load_explicit(&door->refused, memory_order_relaxed);

@@ -46,6 +46,6 @@ void door_handlers(struct door *door, struct fabric_handlers *handlers_out);
 /* At once when fabric_open has returned: a request that came earlier waits for it. */
 void door_start(struct door *door, struct fabric *fabric);
 
-void door_counters(struct door *door, struct door_counters *counters_out);
+void door_counters(const struct door *door, struct door_counters *counters_out);
 
 #endif

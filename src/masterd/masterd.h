@@ -93,6 +93,7 @@ struct masterd_metrics {
     struct master *master;
     struct rpc_server *server;
     struct rpc_evictor *evictor;
+    const struct door *door; /* the fabric's, or NULL */
     struct metrics_registry *registry;
     uint64_t started_ns;
 };

@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* What /metrics tells: the core's metrics under their public names, the gRPC door's, and what
+/* What /metrics tells: the core's metrics under their public names, the two doors', and what
  * clients reported. */
 #include "masterd/masterd.h"
 
@@ -117,6 +117,23 @@ static void write_door(struct metrics_text *text, const struct rpc_server *serve
                  "What decoding may still take", (double)stats.memory_left_bytes);
 }
 
+static void write_fabric_door(struct metrics_text *text, const struct door *door)
+{
+    struct door_counters counters;
+    if (door == NULL) {
+        return;
+    }
+    door_counters(door, &counters);
+    write_number(text, "umbp_master_fabric_requests_total", METRICS_COUNTER,
+                 "Requests at the fabric door", (double)counters.requests);
+    write_number(text, "umbp_master_fabric_refused_total", METRICS_COUNTER,
+                 "... that made no sense, or were not a master's business",
+                 (double)counters.refused);
+    write_number(text, "umbp_master_fabric_places_left_off_total", METRICS_COUNTER,
+                 "Places of external KV blocks for which an answer had no room",
+                 (double)counters.left_off);
+}
+
 static void write_evictor(struct metrics_text *text, const struct rpc_evictor *evictor)
 {
     static const char *const reasons[RPC_EVICT_SKIP_COUNT] = {
@@ -167,6 +184,7 @@ void masterd_metrics_write(void *context, struct metrics_text *text)
     write_calls(text, metrics->server);
     write_latency(text, metrics->server);
     write_door(text, metrics->server);
+    write_fabric_door(text, metrics->door);
     write_evictor(text, metrics->evictor);
     write_number(text, "umbp_master_metrics_dropped_total", METRICS_COUNTER,
                  "Reported samples that were not valid or over a limit",

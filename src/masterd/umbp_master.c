@@ -154,6 +154,7 @@ static enum umbp_status make_http(struct program *program, char *error_out, size
         .master = program->master,
         .server = program->server,
         .evictor = program->evictor,
+        .door = program->fabric.door,
         .registry = program->registry,
         .started_ns = clock_now_ns(clock_monotonic()),
     };

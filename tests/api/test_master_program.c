@@ -183,6 +183,9 @@ static void it_serves_and_ends_when_asked(void **state)
         assert_page(master, "/readyz", " 200 ", "ready");
         assert_page(master, "/metrics", " 200 ", "\nmori_umbp_client_count 0\n");
         assert_page(master, "/metrics", " 200 ", "umbp_master_signposts_total 1\n");
+#ifdef UMBP_HAVE_FABRIC
+        assert_page(master, "/metrics", " 200 ", "\numbp_master_fabric_requests_total 0\n");
+#endif
         assert_page(master, "/other", " 404 ", "/metrics");
         assert_int_equal(kill(master->pid, SIGHUP), 0);
         assert_page(master, "/healthz", " 200 ", "ok");
