@@ -115,7 +115,7 @@ a_stopped_master_costs_one_call_its_wait_and_is_asked_again_when_it_goes_on(void
     assert_int_equal(test_member_put(&user, known).ok, known.count);
     uint64_t asked = test_member_stat(&user, "pool.master_calls");
     uint64_t skipped = test_member_stat(&user, "pool.master_skips");
-    kill(master.pid, SIGSTOP);
+    test_stop(master.pid);
     for (uint32_t i = 0; i < CALLS; i++) {
         struct test_set none = {"none", i * 10, 10, 4000};
         assert_int_equal(test_member_get(&user, none).missing, none.count);
@@ -151,7 +151,7 @@ static void of_two_masters_one_stops_and_the_other_serves(void **state)
     test_member_start(&node, &masters[0], node_list);
     test_member_start(&user, &masters[0], user_list);
     uint64_t failures = test_member_stat(&user, "pool.master_failures");
-    kill(masters[0].pid, SIGSTOP);
+    test_stop(masters[0].pid);
     for (uint32_t i = 0; i < CALLS; i++) {
         struct test_set set = {"set", i * 10, 10, 4000};
         struct attempt put = {&user, set};

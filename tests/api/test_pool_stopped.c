@@ -382,7 +382,7 @@ static void a_stopped_master_delays_nobody_longer_than_its_timeout(void **state)
     assert_int_equal(test_set_put(user, own).ok, own.count);
     struct found found = {user, far};
     assert_true(test_wait_until(is_found, &found, 20000));
-    assert_int_equal(kill(master.pid, SIGSTOP), 0);
+    test_stop(master.pid);
     for (unsigned round = 0; round < 3; round++) {
         char prefix[16];
         snprintf(prefix, sizeof(prefix), "new%u", round);

@@ -2,6 +2,7 @@
 /* Processes: starting, telling, asking, killing. What a member does is support_member.c. */
 #include "support_cluster.h"
 
+#include <dirent.h>
 #include <errno.h>
 #include <fcntl.h>
 #include <inttypes.h>
@@ -462,9 +463,41 @@ struct test_load_result test_member_load_stop(struct test_member *member)
     return load_result(member);
 }
 
+/* All its threads. (Of one that stood still before, waitid would tell nothing.) */
+static bool has_stopped(void *context)
+{
+    const pid_t *pid = context;
+    char path[300];
+    bool all = true;
+    snprintf(path, sizeof(path), "/proc/%d/task", (int)*pid);
+    DIR *dir = opendir(path);
+    assert_non_null(dir);
+    for (struct dirent *entry; all && (entry = readdir(dir)) != NULL;) {
+        char state = 0;
+        snprintf(path, sizeof(path), "/proc/%d/task/%s/stat", (int)*pid, entry->d_name);
+        FILE *file = entry->d_name[0] == '.' ? NULL : fopen(path, "r");
+        if (file != NULL) {
+            all = fscanf(file, "%*d %*[^)]) %c", &state) == 1 && state == 'T';
+            fclose(file);
+        }
+    }
+    closedir(dir);
+    return all;
+}
+
+void test_stop(pid_t pid)
+{
+    assert_int_equal(kill(pid, SIGSTOP), 0);
+    assert_true(test_wait_until(has_stopped, &pid, 10000));
+}
+
 void test_member_signal(struct test_member *member, int signal_number)
 {
-    assert_int_equal(kill(member->pid, signal_number), 0);
+    if (signal_number == SIGSTOP) {
+        test_stop(member->pid);
+    } else {
+        assert_int_equal(kill(member->pid, signal_number), 0);
+    }
 }
 
 void test_member_kill(struct test_member *member)

@@ -135,6 +135,9 @@ void test_member_load(struct test_member *member, unsigned threads, uint64_t see
 struct test_load_result test_member_load_now(struct test_member *member);
 struct test_load_result test_member_load_stop(struct test_member *member);
 
+/* SIGSTOP to a child, and waits until all its threads stand still: it takes nothing in any more. */
+void test_stop(pid_t pid);
+/* SIGSTOP by test_stop. */
 void test_member_signal(struct test_member *member, int signal_number);
 void test_member_kill(struct test_member *member); /* SIGKILL, and waits for the end */
 /* Closes its client; fails the test unless it ends with 0. */
