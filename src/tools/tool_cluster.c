@@ -14,7 +14,6 @@
 #include <time.h>
 #include <unistd.h>
 
-#define PROGRAM "umbp_master"
 #define READY_MS 60000u
 #define END_MS 5000u
 #define ARGUMENTS_MAX 48u
@@ -35,7 +34,7 @@ static bool is_stopped(const struct tool_cluster *cluster)
 
 /* ------------------------------------------------------------------------- programs ----- */
 
-static bool find_beside(char *path_out, size_t bytes)
+bool tool_cluster_beside(char *path_out, size_t bytes)
 {
     char self[4096];
     ssize_t got = readlink("/proc/self/exe", self, sizeof self - 1);
@@ -43,7 +42,7 @@ static bool find_beside(char *path_out, size_t bytes)
     if (slash == NULL) {
         return false;
     }
-    int length = snprintf(path_out, bytes, "%.*s/" PROGRAM, (int)(slash - self), self);
+    int length = snprintf(path_out, bytes, "%.*s/" TOOL_MASTER_PROGRAM, (int)(slash - self), self);
     return length > 0 && (size_t)length < bytes && access(path_out, X_OK) == 0;
 }
 
@@ -52,7 +51,7 @@ static bool find_in_path(char *path_out, size_t bytes)
     const char *path = getenv("PATH");
     while (path != NULL && *path != '\0') {
         size_t part = strcspn(path, ":");
-        int length = snprintf(path_out, bytes, "%.*s/" PROGRAM, (int)part, path);
+        int length = snprintf(path_out, bytes, "%.*s/" TOOL_MASTER_PROGRAM, (int)part, path);
         if (part > 0 && length > 0 && (size_t)length < bytes && access(path_out, X_OK) == 0) {
             return true;
         }
@@ -72,12 +71,13 @@ bool tool_cluster_init(struct tool_cluster *cluster, const struct tool *tool,
         (void)tool_fail(tool, TOOL_FAILED, "/proc/self/exe: %s", strerror(errno));
         return false;
     }
-    if (find_beside(cluster->master_path, sizeof cluster->master_path) ||
+    if (tool_cluster_beside(cluster->master_path, sizeof cluster->master_path) ||
         find_in_path(cluster->master_path, sizeof cluster->master_path)) {
         return true;
     }
     (void)tool_fail(tool, TOOL_FAILED,
-                    "there is no " PROGRAM " beside this program or in PATH: this build has no "
+                    "there is no " TOOL_MASTER_PROGRAM
+                    " beside this program or in PATH: this build has no "
                     "master (build with -Ddistributed=enabled)");
     return false;
 }
@@ -303,7 +303,7 @@ bool tool_cluster_master(struct tool_cluster *cluster)
                                      "--log-level",
                                      "warn",
                                      NULL};
-    cluster->master = tool_cluster_run(cluster, PROGRAM, arguments);
+    cluster->master = tool_cluster_run(cluster, TOOL_MASTER_PROGRAM, arguments);
     const char *line = cluster->master != NULL ? await_ready(cluster, cluster->master) : NULL;
     uint64_t number = 0;
     if (line == NULL || !take_word(line, "grpc=", cluster->address, sizeof cluster->address) ||

@@ -19,6 +19,7 @@
 
 #include "tools/tools.h"
 
+#define TOOL_MASTER_PROGRAM "umbp_master"
 #define TOOL_CHILDREN_MAX 32u
 #define TOOL_LINE_BYTES 65536u
 #define TOOL_ADDRESS_BYTES 128u
@@ -45,6 +46,8 @@ struct tool_cluster {
     struct tool_child children[TOOL_CHILDREN_MAX];
 };
 
+/* The path of umbp_master beside this program. False: it is not there. */
+bool tool_cluster_beside(char *path_out, size_t bytes);
 /* Finds umbp_master: beside this program, else in PATH. False: there is none, and so it is said. */
 MUST_USE bool tool_cluster_init(struct tool_cluster *cluster, const struct tool *tool,
                                 const volatile sig_atomic_t *stop);

@@ -3,27 +3,14 @@
  * umbp master: becomes umbp_master, which has the gRPC that this program must not have. It is
  * looked for beside this program, then in PATH.
  */
+#include "tools/tool_cluster.h"
 #include "tools/tool_list.h"
 
 #include <errno.h>
 #include <limits.h>
-#include <signal.h>
 #include <unistd.h>
 
-#define PROGRAM "umbp_master"
 #define ARGUMENTS_MAX 256
-
-static bool beside(char *path_out, size_t bytes)
-{
-    char self[PATH_MAX];
-    ssize_t got = readlink("/proc/self/exe", self, sizeof self - 1);
-    char *slash = got > 0 ? memrchr(self, '/', (size_t)got) : NULL;
-    if (slash == NULL) {
-        return false;
-    }
-    int length = snprintf(path_out, bytes, "%.*s/" PROGRAM, (int)(slash - self), self);
-    return length > 0 && (size_t)length < bytes && access(path_out, X_OK) == 0;
-}
 
 static enum tool_exit run_raw(int argument_count, char **arguments)
 {
@@ -36,18 +23,19 @@ static enum tool_exit run_raw(int argument_count, char **arguments)
         all[i + 1] = arguments[i];
     }
     (void)signal(SIGPIPE, SIG_DFL); /* what it finds is what a shell would give it */
-    if (beside(path, sizeof path)) {
+    if (tool_cluster_beside(path, sizeof path)) {
         execv(path, all);
     } else {
-        execvp(PROGRAM, all);
+        execvp(TOOL_MASTER_PROGRAM, all);
     }
     if (argument_count == 1 && strcmp(arguments[0], "--help") == 0) {
         tool_print_help(&tool_master);
         return tool_finish(&tool_master, TOOL_OK);
     }
     return tool_fail(&tool_master, TOOL_FAILED,
-                     errno == ENOENT ? "there is no " PROGRAM ": this build has no master"
-                                     : "can't run " PROGRAM);
+                     errno == ENOENT ? "there is no " TOOL_MASTER_PROGRAM
+                                       ": this build has no master"
+                                     : "can't run " TOOL_MASTER_PROGRAM);
 }
 
 const struct tool tool_master = {
