@@ -39,11 +39,13 @@ static void ask_nodes(struct pool_area *area)
     }
 }
 
-/* Give the open items the links of their hints. True: there is one. */
-static bool link_by_hints(struct pool_area *area)
+/* Give the open items the links of their hints. True: there is one. `were_read`: just now. */
+static bool link_by_hints(struct pool_area *area, bool were_read)
 {
     bool any = false;
-    hints_read(area);
+    if (!were_read) {
+        hints_read(area);
+    }
     for (uint32_t i = 0; i < area->count; i++) {
         struct pool_item *item = &area->items[i];
         item->link = LINK_NONE;
@@ -113,15 +115,15 @@ static bool is_cleared(struct pool *pool)
            atomic_load_explicit(&pool->cleared_until_ns, memory_order_relaxed);
 }
 
-static void exists_at_master(struct pool_area *area)
+/* False: none answered, and hints were not read either. */
+static bool exists_at_master(struct pool_area *area)
 {
     bool was_cleared = is_cleared(area->pool);
     uint32_t count = area_pick_open(area);
     uint32_t master;
     if (!count || master_ask(area, PROTO_LOOKUP, count, &master) != UMBP_OK) {
-        return;
+        return false;
     }
-    hints_read(area);
     for (uint32_t i = 0; i < count; i++) {
         struct pool_item *item = &area->items[area->picked[i]];
         if (area->found[i] && (was_cleared || item->hint == LINK_GONE)) {
@@ -131,6 +133,7 @@ static void exists_at_master(struct pool_area *area)
             item->status = UMBP_OK;
         }
     }
+    return true;
 }
 
 /* Those that a node has just said to hold are done. */
@@ -145,8 +148,9 @@ static void exists_settle(struct pool_area *area)
     }
 }
 
-/* What the master knows of, but this process removed, is asked of who is said to hold it. */
-static void exists_doubted(struct pool_area *area)
+/* What the master knows of, but this process removed, is asked of who is said to hold it. False:
+ * there is nothing of the kind. */
+static bool exists_doubted(struct pool_area *area)
 {
     bool any = false;
     for (uint32_t i = 0; i < area->count; i++) {
@@ -160,19 +164,21 @@ static void exists_doubted(struct pool_area *area)
     if (any && link_by_master(area)) {
         ask_nodes(area);
     }
+    return any;
 }
 
 void exists_chunk(struct pool_area *area)
 {
     area->exclude_count = 0;
     exists_own(area);
-    exists_at_master(area);
-    if (link_by_hints(area)) {
+    bool hints_were_read = exists_at_master(area);
+    if (link_by_hints(area, hints_were_read)) {
         ask_nodes(area);
         exists_settle(area);
     }
-    exists_doubted(area);
-    exists_settle(area);
+    if (exists_doubted(area)) {
+        exists_settle(area);
+    }
     for (uint32_t i = 0; i < area->count; i++) {
         if (area->items[i].state != ITEM_DONE) {
             area->items[i].state = ITEM_DONE;
@@ -253,7 +259,7 @@ void remove_chunk(struct pool_area *area)
 
     area->exclude_count = 0;
     remove_own(area);
-    if (link_by_hints(area)) {
+    if (link_by_hints(area, false)) {
         ask_nodes(area);
         note_removed(area);
     }
@@ -291,7 +297,7 @@ void stat_chunk(struct pool_area *area)
 
     area->exclude_count = 0;
     item->status = UMBP_NOT_FOUND;
-    if (link_by_hints(area)) {
+    if (link_by_hints(area, false)) {
         ask_nodes(area);
     }
     if ((item->link == LINK_NONE || item->status != UMBP_OK) && link_by_master(area)) {

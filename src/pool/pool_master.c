@@ -222,6 +222,9 @@ static enum umbp_status ask_one(struct pool_area *area, struct question *questio
     if (status != UMBP_OK) {
         return status;
     }
+    if (question->meanwhile) {
+        question->meanwhile(area);
+    }
     pool_await(pool, &question->latch, deadline_ns);
     return question->status;
 }
@@ -307,6 +310,7 @@ static enum umbp_status ask_of(struct pool_area *area, uint32_t master, enum pro
     struct question question = question_of(area, master, op, count);
     size_t bytes;
     question.take = take_placement;
+    question.meanwhile = op == PROTO_LOOKUP ? hints_read : NULL;
     enum umbp_status status = encode(area, &question, &bytes);
     return status == UMBP_OK ? master_call(&question, bytes) : status;
 }

@@ -308,7 +308,8 @@ void *area_sub_rows(struct pool_area *area, size_t bytes);
 /* Hints: which link a print was lately written to, or read from; or LINK_GONE. hint_get gives
  * LINK_NONE for those, hint_is_gone tells. */
 bool hint_is_gone(struct pool *pool, struct fingerprint print);
-/* `hint` of all open items, LINK_GONE among them, under one lock. */
+/* `hint` of all open items, LINK_GONE among them, under one lock. PROTO_LOOKUP does so while it
+ * waits for its answer. */
 void hints_read(struct pool_area *area);
 void hint_put(struct pool *pool, struct fingerprint print, link_id link);
 link_id hint_get(struct pool *pool, struct fingerprint print);
@@ -324,6 +325,7 @@ struct question {
     uint64_t id;
     enum umbp_status status;
     enum umbp_status (*take)(struct question *question, const struct proto_frame *frame);
+    void (*meanwhile)(struct pool_area *area); /* once it is sent; NULL: nothing to do */
     void *context;
 };
 struct question question_of(struct pool_area *area, uint32_t master, enum proto_op op,
