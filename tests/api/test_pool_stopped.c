@@ -10,6 +10,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/wait.h>
 #include <time.h>
 #include <unistd.h>
 
@@ -86,8 +87,8 @@ static void in_time(uint64_t began_ns)
     }
 }
 
-/* Stops the node from another thread `delay_us` after a call has begun. */
-static void stop_soon(pid_t node, unsigned delay_us)
+/* Stops the node from another process, `delay_us` after a call has begun. */
+static pid_t stop_soon(pid_t node, unsigned delay_us)
 {
     struct timespec delay = {.tv_nsec = (long)delay_us * 1000};
     fflush(NULL);
@@ -98,6 +99,15 @@ static void stop_soon(pid_t node, unsigned delay_us)
         _exit(0);
     }
     assert_true(helper > 0);
+    return helper;
+}
+
+/* Its signal may come late, but not after this: it would stop the node for good. */
+static void await_stop(pid_t helper)
+{
+    if (helper > 0) {
+        assert_int_equal(waitpid(helper, NULL, 0), helper);
+    }
 }
 
 static void node_stops_amid_gets(bool is_tcp)
@@ -119,10 +129,11 @@ static void node_stops_amid_gets(bool is_tcp)
     }
     for (unsigned round = 0; round < (test_is_slow() ? 2 : 4); round++) {
         uint64_t began_ns = test_now_ns();
+        pid_t helper = 0;
         if (round == 0) {
             test_member_signal(&rig.node, SIGSTOP); /* before anything of the call */
         } else {
-            stop_soon(rig.node.pid, (unsigned)test_rng_below(&rng, 6000));
+            helper = stop_soon(rig.node.pid, (unsigned)test_rng_below(&rng, 6000));
         }
         memset(data, 0xEE, VALUES * VALUE_BYTES);
         assert_ok(umbp_batch_get(rig.user, items, VALUES, statuses));
@@ -137,6 +148,7 @@ static void node_stops_amid_gets(bool is_tcp)
         /* The memory is ours again, whatever the node thinks. */
         memset(data, 0x77, VALUES * VALUE_BYTES);
         test_sleep_ms(20);
+        await_stop(helper);
         test_member_signal(&rig.node, SIGSTOP);
         test_member_signal(&rig.node, SIGCONT);
         test_member_is_idle(&rig.node); /* it has done what it had still to do */
@@ -200,15 +212,17 @@ static void node_stops_amid_puts(bool is_tcp)
         struct takes takes = {.client = rig.user, .round = round};
         assert_true(test_wait_until(takes_puts, &takes, 20000));
         uint64_t began_ns = test_now_ns();
+        pid_t helper = 0;
         if (round == 0) {
             test_member_signal(&rig.node, SIGSTOP);
         } else {
-            stop_soon(rig.node.pid, (unsigned)test_rng_below(&rng, 8000));
+            helper = stop_soon(rig.node.pid, (unsigned)test_rng_below(&rng, 8000));
         }
         assert_ok(umbp_batch_put(rig.user, items, VALUES, statuses));
         memset(data, 0x99, VALUES * VALUE_BYTES);
         in_time(began_ns);
         test_sleep_ms(20);
+        await_stop(helper);
         test_member_signal(&rig.node, SIGSTOP);
         test_member_signal(&rig.node, SIGCONT);
         test_member_is_idle(&rig.node);

@@ -670,6 +670,21 @@ static void strangers_cost_nothing_and_hinder_nobody(void **state)
 
 /* --------------------------------------------------------------------------------- crowds ----- */
 
+/* In such a crowd the network may end a connection before it is up, which is told as such, and
+ * whoever wanted it tries again. True: so it was. */
+static bool connect_once_more(struct rig_end *server, struct rig_end *end, struct rig_wait *wait)
+{
+    for (unsigned tries = 0;; tries++) {
+        assert_ok(fabric_wait(end->fabric, &wait->latch, RIG_MS(end->fabric, 30000)));
+        if (wait->status != UMBP_CLOSED || tries == 1) {
+            return tries == 1;
+        }
+        rig_wait_init(wait, end);
+        assert_ok(fabric_connect(end->fabric, fabric_address(server->fabric),
+                                 RIG_MS(end->fabric, 20000), rig_on_connect, wait));
+    }
+}
+
 static void five_hundred_connect_at_once(void **state)
 {
     enum {
@@ -695,6 +710,7 @@ static void five_hundred_connect_at_once(void **state)
         assert_ok(open_end(&ends[e], NULL, &small));
     }
     uint64_t before = test_now_ns();
+    unsigned closed = 0;
     for (unsigned e = 0; e < ENDS; e++) {
         for (unsigned i = 0; i < EACH; i++) {
             rig_wait_init(&waits[e][i], &ends[e]);
@@ -704,13 +720,13 @@ static void five_hundred_connect_at_once(void **state)
     }
     for (unsigned e = 0; e < ENDS; e++) {
         for (unsigned i = 0; i < EACH; i++) {
-            assert_ok(
-                fabric_wait(ends[e].fabric, &waits[e][i].latch, RIG_MS(ends[e].fabric, 30000)));
+            closed += connect_once_more(&server, &ends[e], &waits[e][i]);
             assert_status(waits[e][i].status, UMBP_OK);
         }
     }
-    print_message("500 connections in %lu ms\n",
-                  (unsigned long)((test_now_ns() - before) / 1000000));
+    print_message("500 connections in %lu ms, %u at the second try\n",
+                  (unsigned long)((test_now_ns() - before) / 1000000), closed);
+    assert_true(closed < ENDS * EACH / 20);
     for (unsigned e = 0; e < ENDS; e++) {
         for (unsigned i = 0; i < EACH; i++) {
             struct rig_wait wait;
