@@ -294,6 +294,24 @@ static void connect_start(struct ofi *ofi, struct submission *submission)
     }
 }
 
+/* A name becomes its first address. One with addresses of both kinds means the older one: "*"
+ * listens there. */
+static bool look_up(char *host, size_t bytes)
+{
+    static const int families[] = {AF_INET, AF_INET6};
+    for (size_t i = 0; i < ARRAY_COUNT(families); i++) {
+        struct addrinfo hints = {.ai_family = families[i], .ai_socktype = SOCK_STREAM};
+        struct addrinfo *found = NULL;
+        if (getaddrinfo(host, NULL, &hints, &found) == 0) {
+            int error = getnameinfo(found->ai_addr, found->ai_addrlen, host, (socklen_t)bytes, NULL,
+                                    0, NI_NUMERICHOST);
+            freeaddrinfo(found);
+            return error == 0;
+        }
+    }
+    return false;
+}
+
 /* On a worker if there is a name to look up, else at once. */
 static void resolve(struct connect *connect)
 {
@@ -311,7 +329,9 @@ static void resolve(struct connect *connect)
         connect->status = UMBP_NO_MEMORY;
         return;
     }
-    int error = fi_getinfo(FI_VERSION(1, 17), host, port_text, 0, hints, &connect->info);
+    int error = look_up(host, sizeof(host))
+                    ? fi_getinfo(FI_VERSION(1, 17), host, port_text, 0, hints, &connect->info)
+                    : -FI_EADDRNOTAVAIL;
     fabric_ofi_hints_free(hints);
     if (error) {
         connect->info = NULL;
