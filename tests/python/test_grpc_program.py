@@ -123,9 +123,15 @@ class Wire(Case):
         wait_until(lambda: self.master.metrics()["umbp_master_strangers_total"] == 100,
                    "all strangers are counted")
 
-    def test_a_deadline_that_is_past_is_honoured(self):
-        with self.fails_with(STATUS.DEADLINE_EXCEEDED):
-            self.wire.unary_unary("/umbp.UMBPMaster/BatchLookup")(b"", timeout=0.000001)
+    def test_a_call_ends_at_its_deadline_while_the_master_stands_still(self):
+        raw(self.wire, "BatchLookup", b"")
+        self.master.process.send_signal(signal.SIGSTOP)
+        try:
+            with self.fails_with(STATUS.DEADLINE_EXCEEDED):
+                self.wire.unary_unary("/umbp.UMBPMaster/BatchLookup")(b"", timeout=0.2)
+        finally:
+            self.master.process.send_signal(signal.SIGCONT)
+        self.assertEqual(raw(self.wire, "BatchLookup", hex_bytes("12016b")).hex(), "0a0100")
 
 
 def ask_signpost(address, lowest=1, highest=1):
