@@ -2,6 +2,7 @@
 #include <arpa/inet.h>
 #include <ifaddrs.h>
 #include <net/if.h>
+#include <netdb.h>
 #include <sys/eventfd.h>
 #include <sys/random.h>
 #include <unistd.h>
@@ -46,6 +47,58 @@ static struct fi_info *find_provider(const char *provider, const char *host, con
     return info;
 }
 
+/* Why there is nothing for these: the host, or else the provider. */
+static enum umbp_status no_provider(const struct ofi *ofi, const char *host, char *error_out,
+                                    size_t error_bytes)
+{
+    const struct addrinfo hints = {.ai_flags = AI_PASSIVE, .ai_socktype = SOCK_STREAM};
+    const char *listen = ofi->options.listen;
+    struct addrinfo *found = NULL;
+    int rc = host ? getaddrinfo(host, NULL, &hints, &found) : 0;
+    if (rc == 0 && host) {
+        freeaddrinfo(found);
+    }
+    struct fi_info *anywhere = host ? find_provider(ofi->provider, NULL, NULL) : NULL;
+    if (anywhere) {
+        fi_freeinfo(anywhere);
+    }
+    if (rc != 0) {
+        snprintf(error_out, error_bytes,
+                 "can't listen at %s: the host is not known here (%s); name an address of this "
+                 "machine",
+                 listen, gai_strerror(rc));
+    } else if (anywhere) {
+        snprintf(error_out, error_bytes,
+                 "can't listen at %s: the provider \"%s\" has no such address; name an address of "
+                 "this machine",
+                 listen, ofi->provider);
+    } else {
+        snprintf(
+            error_out, error_bytes,
+            "libfabric has no provider \"%s\" for connected endpoints here; fi_info lists what "
+            "it has",
+            ofi->provider);
+        return UMBP_UNSUPPORTED;
+    }
+    return UMBP_INVALID_VALUE;
+}
+
+/* All addresses of this machine: of both kinds, where there are both. */
+static const char *any_host(void)
+{
+    const struct sockaddr_in6 any = {.sin6_family = AF_INET6, .sin6_addr = IN6ADDR_ANY_INIT};
+    int is_six_only = 1;
+    socklen_t bytes = sizeof(is_six_only);
+    int fd = socket(AF_INET6, SOCK_STREAM | SOCK_CLOEXEC, 0);
+    bool has_both = fd >= 0 &&
+                    getsockopt(fd, IPPROTO_IPV6, IPV6_V6ONLY, &is_six_only, &bytes) == 0 &&
+                    !is_six_only && bind(fd, (const struct sockaddr *)&any, sizeof(any)) == 0;
+    if (fd >= 0) {
+        close(fd);
+    }
+    return has_both ? "::" : "0.0.0.0";
+}
+
 static enum umbp_status choose_provider(struct ofi *ofi, char *error_out, size_t error_bytes)
 {
     char host[FABRIC_HOST_MAX] = "";
@@ -56,7 +109,7 @@ static enum umbp_status choose_provider(struct ofi *ofi, char *error_out, size_t
         if (fabric_address_split(ofi->options.listen, host, &port)) {
             return UMBP_INVALID_VALUE;
         }
-        node = host[0] == '\0' || strcmp(host, "*") == 0 ? "0.0.0.0" : host;
+        node = host[0] == '\0' || strcmp(host, "*") == 0 ? any_host() : host;
         snprintf(port_text, sizeof(port_text), "%u", port);
     }
     /* Not the fastest that is here: both ends must have chosen the same, and know nothing of each
@@ -65,10 +118,7 @@ static enum umbp_status choose_provider(struct ofi *ofi, char *error_out, size_t
     snprintf(ofi->provider, sizeof(ofi->provider), "%s", is_auto ? "tcp" : ofi->options.provider);
     ofi->info = find_provider(ofi->provider, node, node ? port_text : NULL);
     if (!ofi->info) {
-        snprintf(error_out, error_bytes,
-                 "libfabric has no provider \"%s\" for connected endpoints%s%s",
-                 ofi->options.provider, node ? " on " : "", node ? ofi->options.listen : "");
-        return UMBP_UNSUPPORTED;
+        return no_provider(ofi, node, error_out, error_bytes);
     }
     uint64_t mode = (uint64_t)ofi->info->domain_attr->mr_mode;
     ofi->is_tcp = strncmp(ofi->provider, "tcp", 3) == 0 || strcmp(ofi->provider, "net") == 0;
@@ -197,37 +247,52 @@ static enum umbp_status make_provider(struct ofi *ofi)
     return UMBP_OK;
 }
 
-/* An address of this machine that others may reach, if there is one. */
+/* An address of this machine that others may reach, if there is one; of the older kind if there is
+ * one of it. */
 static void some_host(char out[FABRIC_HOST_MAX])
 {
     struct ifaddrs *all = NULL;
+    const struct sockaddr_in *four = NULL;
+    const struct sockaddr_in6 *six = NULL;
     snprintf(out, FABRIC_HOST_MAX, "127.0.0.1");
     if (getifaddrs(&all) != 0) {
         return;
     }
-    for (struct ifaddrs *at = all; at; at = at->ifa_next) {
-        if (at->ifa_addr && at->ifa_addr->sa_family == AF_INET && at->ifa_flags & IFF_UP &&
-            !(at->ifa_flags & IFF_LOOPBACK)) {
-            const struct sockaddr_in *four = (const void *)at->ifa_addr;
-            inet_ntop(AF_INET, &four->sin_addr, out, FABRIC_HOST_MAX);
-            break;
+    for (struct ifaddrs *at = all; at && !four; at = at->ifa_next) {
+        if (!at->ifa_addr || !(at->ifa_flags & IFF_UP) || at->ifa_flags & IFF_LOOPBACK) {
+            continue;
         }
+        if (at->ifa_addr->sa_family == AF_INET) {
+            four = (const void *)at->ifa_addr;
+        } else if (at->ifa_addr->sa_family == AF_INET6 && !six) {
+            six = (const void *)at->ifa_addr;
+            six = IN6_IS_ADDR_LINKLOCAL(&six->sin6_addr) ? NULL : six;
+        }
+    }
+    if (four) {
+        inet_ntop(AF_INET, &four->sin_addr, out, FABRIC_HOST_MAX);
+    } else if (six) {
+        inet_ntop(AF_INET6, &six->sin6_addr, out, FABRIC_HOST_MAX);
     }
     freeifaddrs(all);
 }
 
-static enum umbp_status listen_at(struct ofi *ofi)
+static enum umbp_status listen_at(struct ofi *ofi, char *error_out, size_t error_bytes)
 {
     struct sockaddr_in6 name = {0};
     size_t bytes = sizeof(name);
     char host[FABRIC_HOST_MAX];
     uint16_t port;
-    if (fi_passive_ep(ofi->fabric, ofi->info, &ofi->pep, NULL)) {
+    int rc = fi_passive_ep(ofi->fabric, ofi->info, &ofi->pep, NULL);
+    if (rc) {
         ofi->pep = NULL;
-        return UMBP_IO;
     }
-    if (fi_pep_bind(ofi->pep, &ofi->eq->fid, 0) || fi_listen(ofi->pep) ||
-        fi_getname(&ofi->pep->fid, &name, &bytes)) {
+    rc = rc ? rc : fi_pep_bind(ofi->pep, &ofi->eq->fid, 0);
+    rc = rc ? rc : fi_listen(ofi->pep);
+    rc = rc ? rc : fi_getname(&ofi->pep->fid, &name, &bytes);
+    if (rc) {
+        snprintf(error_out, error_bytes, "can't listen at %s: %s", ofi->options.listen,
+                 fi_strerror(-rc));
         return UMBP_IO;
     }
     ofi->listen_port = ntohs(name.sin6_port); /* v4 has it at the same place */
@@ -467,8 +532,7 @@ static enum umbp_status make_all(struct ofi *ofi, char *error_out, size_t error_
                  ofi->provider);
         return status;
     }
-    if (ofi->options.listen && (status = listen_at(ofi)) != UMBP_OK) {
-        snprintf(error_out, error_bytes, "can't listen at %s", ofi->options.listen);
+    if (ofi->options.listen && (status = listen_at(ofi, error_out, error_bytes)) != UMBP_OK) {
         return status;
     }
     ofi->now_ns = clock_now_ns(ofi->options.clock);

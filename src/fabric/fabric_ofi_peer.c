@@ -295,7 +295,7 @@ static void connect_start(struct ofi *ofi, struct submission *submission)
 }
 
 /* A name becomes its first address. One with addresses of both kinds means the older one: "*"
- * listens there. */
+ * listens there too, and where a machine has no IPv6 only there. */
 static bool look_up(char *host, size_t bytes)
 {
     static const int families[] = {AF_INET, AF_INET6};

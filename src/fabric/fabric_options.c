@@ -67,11 +67,6 @@ static const char *wrong_option(const struct fabric_options *full)
         full->pull_threads > COPY_POOL_THREADS_MAX) {
         return "a limit is too high";
     }
-    char host[FABRIC_HOST_MAX];
-    uint16_t port;
-    if (full->listen && fabric_address_split(full->listen, host, &port)) {
-        return "listen is not host:port";
-    }
     return NULL;
 }
 
@@ -99,10 +94,16 @@ enum umbp_status fabric_options_check(const struct fabric_options *options,
         full.spin_us = 0;
     }
     const char *wrong = wrong_option(&full);
-    if (wrong) {
-        if (error_out) {
-            snprintf(error_out, error_bytes, "%s", wrong);
-        }
+    char host[FABRIC_HOST_MAX];
+    uint16_t port;
+    bool bad_listen = !wrong && full.listen && fabric_address_split(full.listen, host, &port);
+    if (bad_listen && error_out) {
+        snprintf(error_out, error_bytes,
+                 "can't listen at %s: that is not host:port ([host]:port for IPv6)", full.listen);
+    } else if (wrong && error_out) {
+        snprintf(error_out, error_bytes, "%s", wrong);
+    }
+    if (wrong || bad_listen) {
         return UMBP_INVALID_VALUE;
     }
     *full_out = full;

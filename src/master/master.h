@@ -153,6 +153,10 @@ struct master_option_row {
 bool master_option_row(const struct master_options *options, size_t index,
                        struct master_option_row *row_out);
 
+/* Whether the text is a value of the row `index`, which must be one. If not, `wanted_out` tells
+ * what would be. Nothing is logged. */
+bool master_option_check(size_t index, const char *text, char *wanted_out, size_t wanted_bytes);
+
 /* UMBP_INVALID_VALUE with a sentence for an option that makes no sense; UMBP_NO_MEMORY. */
 MUST_USE enum umbp_status master_create(const struct master_options *options,
                                         struct master **master_out, char *error_out,

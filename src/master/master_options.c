@@ -227,6 +227,39 @@ bool master_option_row(const struct master_options *options, size_t index,
     return true;
 }
 
+static void tell_names(const char *const *names, size_t count, char *text_out, size_t bytes)
+{
+    size_t at = 0;
+    text_out[0] = '\0';
+    for (size_t i = 0; i < count && at < bytes; i++) {
+        int more = snprintf(text_out + at, bytes - at, "%s%s", i > 0 ? ", " : "", names[i]);
+        at += more > 0 ? (size_t)more : 0;
+    }
+}
+
+bool master_option_check(size_t index, const char *text, char *wanted_out, size_t wanted_bytes)
+{
+    const struct row *row = &rows[index];
+    uint64_t value;
+    ASSERT(index < ARRAY_COUNT(rows));
+    if (parse_row(row, text, &value)) {
+        return true;
+    }
+    if (row->kind == ROW_ALGORITHM) {
+        tell_names(algorithm_names, ARRAY_COUNT(algorithm_names), wanted_out, wanted_bytes);
+    } else if (row->kind == ROW_AFFINITY) {
+        tell_names(affinity_names, ARRAY_COUNT(affinity_names), wanted_out, wanted_bytes);
+    } else if (row->kind == ROW_BACKEND) {
+        tell_names(backend_names, ARRAY_COUNT(backend_names), wanted_out, wanted_bytes);
+    } else {
+        snprintf(wanted_out, wanted_bytes, "a number from %llu to %llu%s%s%s",
+                 (unsigned long long)row->least, (unsigned long long)row->most,
+                 row->unit[0] != '\0' ? ", in " : "", row->unit,
+                 row->unit[0] != '\0' ? " (which is not written)" : "");
+    }
+    return false;
+}
+
 const char *master_tier_name(enum master_tier tier)
 {
     static const char *const names[] = {"UNKNOWN", "HBM", "DRAM", "SSD"};

@@ -212,47 +212,20 @@ static const char *apply_own(struct masterd_options *options, const char *name, 
     return NULL;
 }
 
-struct one_value {
-    const char *variable;
-    const char *text;
-};
-
-static const char *get_one(void *context, const char *name)
-{
-    const struct one_value *one = context;
-    return strcmp(one->variable, name) == 0 ? one->text : NULL;
-}
-
-/* Whether the core takes the text: it then shows it as its value, or as what it was clamped to. */
-static bool core_takes(const struct masterd_row *row, const char *text)
-{
-    struct one_value one = {row->variable, text};
-    struct master_options trial;
-    struct master_option_row shown;
-    uint64_t number;
-    master_options_default(&trial);
-    master_options_from_env(&trial, get_one, &one);
-    for (size_t i = 0; master_option_row(&trial, i, &shown); i++) {
-        if (strcmp(shown.variable, row->variable) == 0) {
-            bool is_number = units_parse_count(text, &number);
-            return strcmp(shown.value, text) == 0 || strcmp(shown.value, row->fallback) != 0 ||
-                   (is_number && number > 0 && strcmp(shown.value, "0") == 0);
-        }
-    }
-    return false;
-}
-
 static enum umbp_status set_row(struct masterd_options *options, struct masterd_row *row,
                                 const char *text, enum masterd_source source)
 {
     const char *shown = source == MASTERD_FLAG ? "--" : "";
     const char *why = NULL;
+    char wanted[128];
+    size_t index = (size_t)(row - options->rows);
     if (strlen(text) >= sizeof row->value) {
         why = "too long";
-    } else if (row < options->rows + options->own_count) {
+    } else if (index < options->own_count) {
         why = apply_own(options, row->name, text);
-    } else if (!core_takes(row, text)) {
-        why = "not a value of this option";
+    } else if (!master_option_check(index - options->own_count, text, wanted, sizeof wanted)) {
+        return fail(options, "%s%s: \"%.80s\" is no value of it: %s", shown, row->name, text,
+                    wanted);
     }
     if (why != NULL) {
         return fail(options, "%s%s: \"%.80s\" is %s", shown, row->name, text, why);

@@ -7,7 +7,8 @@
  * one).
  *
  * SIGTERM and SIGINT end it gracefully, within UMBP_GRPC_SHUTDOWN_DEADLINE_SEC and a second;
- * SIGHUP and SIGPIPE do nothing. Exit codes: 0 ended as asked, 1 could not start, 2 usage.
+ * SIGHUP and SIGPIPE do nothing. Exit codes, as umbp's: 0 ended as asked, 2 the command line, the
+ * file or a value in them is not valid, 3 could not start.
  *
  * Nothing forks here: gRPC does not live through it.
  */
@@ -17,6 +18,9 @@
 #include <unistd.h>
 
 #include "masterd/masterd.h"
+
+#define EXIT_BAD 2
+#define EXIT_FAILED 3
 
 #define SERIES_MAX 16384u
 #define SERIES_IDLE_MS (60u * 60u * 1000u)
@@ -177,15 +181,33 @@ static void say_ready(const struct program *program)
     for (size_t i = 0; rpc_server_address(program->server, i) != NULL; i++) {
         printf("%s%s", i > 0 ? "," : "", rpc_server_address(program->server, i));
     }
-    printf(" fabric=%s metrics=%u pid=%d\n", masterd_fabric_address(&program->fabric),
+    const char *fabric = masterd_fabric_address(&program->fabric);
+    printf(" fabric=%s metrics=%u pid=%d\n", fabric[0] != '\0' ? fabric : "none",
            program->http != NULL ? metrics_http_port(program->http) : 0u, (int)getpid());
     fflush(stdout);
 }
 
+/* Before anything listens, so that a wrong one is named and not what was derived from it. */
+static enum umbp_status check_addresses(const struct masterd_options *options, char *error_out,
+                                        size_t error_bytes)
+{
+    char why[400];
+    for (size_t i = 0; i < options->address_count; i++) {
+        enum umbp_status status = rpc_address_check(options->addresses[i], why, sizeof why);
+        if (status != UMBP_OK) {
+            snprintf(error_out, error_bytes, "listen: %s", why);
+            return status;
+        }
+    }
+    return UMBP_OK;
+}
+
 static enum umbp_status start(struct program *program, char *error_out, size_t error_bytes)
 {
-    enum umbp_status status =
-        master_create(&program->options.master, &program->master, error_out, error_bytes);
+    enum umbp_status status = check_addresses(&program->options, error_out, error_bytes);
+    if (status == UMBP_OK) {
+        status = master_create(&program->options.master, &program->master, error_out, error_bytes);
+    }
     if (status == UMBP_OK) {
         status = metrics_registry_create(SERIES_MAX, NULL, &program->registry);
         snprintf(error_out, error_bytes, "%s", status != UMBP_OK ? umbp_status_text(status) : "");
@@ -248,10 +270,11 @@ static int run(struct program *program)
     (void)signal(SIGPIPE, SIG_IGN);
     raise_descriptor_limit();
     masterd_options_log(&program->options);
-    if (start(program, error, sizeof error) != UMBP_OK) {
+    enum umbp_status status = start(program, error, sizeof error);
+    if (status != UMBP_OK) {
         fprintf(stderr, "umbp_master: %s\n", error);
         finish(program);
-        return 1;
+        return status == UMBP_INVALID_VALUE ? EXIT_BAD : EXIT_FAILED;
     }
     atomic_store_explicit(&program->is_ready, true, memory_order_release);
     say_ready(program);
@@ -276,13 +299,13 @@ int main(int count, char **arguments)
 {
     struct program *program = mem_zalloc(sizeof *program);
     if (program == NULL) {
-        return 1;
+        return EXIT_FAILED;
     }
     log_level_set(UMBP_LOG_INFO);
     int code = 0;
     if (masterd_options_parse(&program->options, count - 1, arguments + 1, NULL) != UMBP_OK) {
         fprintf(stderr, "umbp_master: %s\n", program->options.error);
-        code = 2;
+        code = EXIT_BAD;
     } else if (program->options.asks_for_help) {
         masterd_options_help(&program->options, count > 0 ? arguments[0] : "umbp_master");
     } else if (program->options.asks_for_version) {

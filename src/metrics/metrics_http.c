@@ -121,7 +121,8 @@ enum umbp_status metrics_http_create(const struct metrics_http_options *options,
 {
     struct sockaddr_storage address;
     if (!make_address(options, &address)) {
-        snprintf(error_out, error_bytes, "\"%s\" is no numeric address", options->host);
+        snprintf(error_out, error_bytes,
+                 "metrics-host: \"%s\" is no numeric address, as 127.0.0.1 or ::1", options->host);
         return UMBP_INVALID_VALUE;
     }
     struct metrics_http *http = mem_zalloc(sizeof *http);
@@ -139,8 +140,9 @@ enum umbp_status metrics_http_create(const struct metrics_http_options *options,
         MHD_OPTION_CONNECTION_LIMIT, METRICS_HTTP_CONNECTIONS_MAX, MHD_OPTION_CONNECTION_TIMEOUT,
         HTTP_TIMEOUT_S, MHD_OPTION_CONNECTION_MEMORY_LIMIT, (size_t)(16 * KIB), MHD_OPTION_END);
     if (http->daemon == NULL) {
-        snprintf(error_out, error_bytes, "can't serve metrics on port %u: %s", options->port,
-                 strerror(errno));
+        snprintf(error_out, error_bytes,
+                 "can't serve metrics on port %u: %s; --metrics-port gives another, 0 none",
+                 options->port, strerror(errno));
         mem_free(http);
         return UMBP_IO;
     }

@@ -108,6 +108,10 @@ extern const size_t rpc_master_method_count;
 #define RPC_ADDRESSES_MAX 16u
 #define RPC_ADDRESS_BYTES_MAX 256u
 
+/* Whether the text may stand in `addresses` below: its form, and that its host is known. What is
+ * wrong with it goes to `error_out`, with UMBP_INVALID_VALUE. */
+MUST_USE enum umbp_status rpc_address_check(const char *text, char *error_out, size_t error_bytes);
+
 /* Zero means the default that is named. */
 struct rpc_options {
     const struct rpc_method *methods;
@@ -115,7 +119,8 @@ struct rpc_options {
     void *context;
 
     /* "host:port", "[v6]:port", "unix:/path", "unix-abstract:name"; port 0 is any free one. A host
-     * with several addresses is bound on all of them. Unix sockets get mode 0600. */
+     * with several addresses is bound on all of them; "[::]" is IPv4 too. Unix sockets get mode
+     * 0600. */
     const char *const *addresses;
     size_t address_count;
 

@@ -344,9 +344,10 @@ static void remove_stale(const struct rpc_address *address, const char *path)
     close(probe);
 }
 
-static int bind_one(const struct rpc_address *address, const char *path)
+static int bind_one(const struct rpc_address *address, const char *path, bool v6_only)
 {
     const int yes = 1;
+    const int only = v6_only;
     int family = address->socket.ss_family;
     int descriptor = socket(family, SOCK_STREAM | SOCK_NONBLOCK | SOCK_CLOEXEC, 0);
     if (descriptor < 0) {
@@ -359,8 +360,7 @@ static int bind_one(const struct rpc_address *address, const char *path)
         (void)fchmod(descriptor, 0600); /* the file gets the socket's mode */
     }
     if (family == AF_INET6) {
-        /* "localhost" and "" give both families, and both want the port. */
-        (void)setsockopt(descriptor, IPPROTO_IPV6, IPV6_V6ONLY, &yes, sizeof yes);
+        (void)setsockopt(descriptor, IPPROTO_IPV6, IPV6_V6ONLY, &only, sizeof only);
     }
     if (bind(descriptor, (const struct sockaddr *)&address->socket, address->bytes) != 0) {
         int error = errno;
@@ -369,6 +369,32 @@ static int bind_one(const struct rpc_address *address, const char *path)
         return -1;
     }
     return descriptor;
+}
+
+/* "[::]" is IPv4 too, as with gRPC's own sockets, but where an IPv4 address wants the port for
+ * itself: one beside it in the list, or of the same text ("*" gives both). */
+static bool is_v6_only(const struct rpc_accept_options *options, const struct rpc_address *address)
+{
+    const struct sockaddr_in6 *six = (const void *)&address->socket;
+    if (six->sin6_family != AF_INET6 || !IN6_IS_ADDR_UNSPECIFIED(&six->sin6_addr)) {
+        return true;
+    }
+    for (size_t i = 0; i < options->address_count; i++) {
+        struct rpc_address addresses[RPC_ADDRESSES_MAX];
+        size_t count = 0;
+        char unused[64];
+        if (rpc_address_resolve(options->addresses[i], addresses, ARRAY_COUNT(addresses), &count,
+                                unused, sizeof unused) != UMBP_OK) {
+            continue;
+        }
+        for (size_t k = 0; k < count; k++) {
+            const struct sockaddr_in *four = (const void *)&addresses[k].socket;
+            if (four->sin_family == AF_INET && four->sin_port == six->sin6_port) {
+                return true;
+            }
+        }
+    }
+    return false;
 }
 
 static void set_port(struct rpc_address *address, in_port_t port)
@@ -405,6 +431,7 @@ static enum umbp_status bind_address(struct rpc_accept *accept, const char *text
                         RPC_ADDRESSES_MAX);
         }
         struct listener *listener = &accept->listeners[accept->listener_count];
+        const bool is_alone = is_v6_only(&accept->options, &addresses[i]);
         *listener = (struct listener){.is_unix = addresses[i].socket.ss_family == AF_UNIX};
         if (listener->is_unix) {
             const struct sockaddr_un *local = (const struct sockaddr_un *)&addresses[i].socket;
@@ -412,7 +439,7 @@ static enum umbp_status bind_address(struct rpc_accept *accept, const char *text
         } else if (bound > 0 && port_of(&addresses[i]) == 0) {
             set_port(&addresses[i], port); /* one port for all that "localhost:0" means */
         }
-        listener->descriptor = bind_one(&addresses[i], listener->path);
+        listener->descriptor = bind_one(&addresses[i], listener->path, is_alone);
         if (listener->descriptor < 0) {
             error = errno;
             continue;
@@ -483,6 +510,8 @@ enum umbp_status rpc_accept_start(struct rpc_accept *accept)
 {
     for (size_t i = 0; i < accept->listener_count; i++) {
         if (listen(accept->listeners[i].descriptor, BACKLOG) != 0) {
+            log_error("rpc_listen", "address=%s error=\"%s\"", accept->listeners[i].text,
+                      strerror(errno));
             return UMBP_IO;
         }
     }

@@ -97,7 +97,10 @@ enum umbp_status rpc_address_resolve(const char *text, struct rpc_address *addre
     bool any = host[0] == '\0' || strcmp(host, "*") == 0;
     int rc = getaddrinfo(any ? NULL : host, port, &hints, &found);
     if (rc != 0) {
-        return fail(error_out, error_bytes, "\"%s\": %s", text, gai_strerror(rc));
+        return fail(error_out, error_bytes,
+                    "\"%s\": the host is not known here (%s); name an address of this machine, or "
+                    "none for all of them, as in :50051",
+                    text, gai_strerror(rc));
     }
     size_t count = 0;
     for (struct addrinfo *one = found; one != NULL && count < most; one = one->ai_next) {
@@ -113,6 +116,14 @@ enum umbp_status rpc_address_resolve(const char *text, struct rpc_address *addre
     }
     *count_out = count;
     return UMBP_OK;
+}
+
+enum umbp_status rpc_address_check(const char *text, char *error_out, size_t error_bytes)
+{
+    struct rpc_address addresses[RPC_ADDRESSES_MAX];
+    size_t count;
+    return rpc_address_resolve(text, addresses, ARRAY_COUNT(addresses), &count, error_out,
+                               error_bytes);
 }
 
 void rpc_address_format(const struct rpc_address *address, char *text_out, size_t text_bytes)

@@ -241,12 +241,86 @@ static void random_bytes_on_both_ports_do_no_harm(void **state)
     assert_int_equal(stop(master, SIGTERM), 0);
 }
 
+/* The command `umbp master` is the same program. */
+static void a_value_that_can_not_be_is_named_and_ends_the_start(void **state)
+{
+    static const struct {
+        const char *arguments[5];
+        int code;
+        const char *words;
+    } cases[] = {
+        {{"no.such.host.invalid:1", "0"},
+         2,
+         "listen: \"no.such.host.invalid:1\": the host is not known here"},
+        {{"127.0.0.1:0", "65536"}, 2, "metrics-port: \"65536\" is not a port"},
+        {{"127.0.0.1:0", "any", "--metrics-host", "some"}, 2, "metrics-host: \"some\""},
+        {{"unix:/no/such/folder/socket", "0"}, 3, "/no/such/folder/socket: No such file"},
+#ifdef UMBP_HAVE_FABRIC
+        {{"127.0.0.1:0", "0", "--fabric-listen", "no.such.host.invalid:1"},
+         2,
+         "can't listen at no.such.host.invalid:1: the host is not known here"},
+        {{"127.0.0.1:0", "0", "--fabric-listen", "some"}, 2, "can't listen at some: that is not"},
+        {{"127.0.0.1:0", "0", "--fabric-listen", "192.0.2.77:1"},
+         3,
+         "can't listen at 192.0.2.77:1: "},
+        {{"127.0.0.1:0", "0", "--fabric-provider", "bogus"}, 3, "no provider \"bogus\""},
+        {{"127.0.0.1:0", "0", "--fabric-advertise", "a:1"},
+         2,
+         "fabric-advertise: \"a:1\" is no host"},
+#endif
+    };
+    (void)state;
+    for (size_t i = 0; i < sizeof cases / sizeof cases[0]; i++) {
+        struct test_output output;
+        const char *arguments[8] = {"master"};
+        for (size_t k = 0; k < 5 && cases[i].arguments[k] != NULL; k++) {
+            arguments[k + 1] = cases[i].arguments[k];
+        }
+        test_program_run(&output, arguments, NULL, 0, NULL);
+        if (output.code != cases[i].code || output.out_bytes != 0 ||
+            strstr(output.err, cases[i].words) == NULL) {
+            fail_msg("case %zu: exit code %d, \"%s\", \"%s\"", i, output.code, output.out,
+                     output.err);
+        }
+        test_output_free(&output);
+    }
+}
+
+static void a_unix_socket_alone_is_ready_without_a_fabric_door(void **state)
+{
+    static const char waits[] = "ready grpc=unix-abstract:";
+    struct master *master = *state;
+    char name[64];
+    char line[256];
+    int out[2];
+    posix_spawn_file_actions_t actions;
+    char *path = program_of("umbp_master");
+    char *arguments[] = {path, name, (char *)"0", NULL};
+    snprintf(name, sizeof name, "unix-abstract:umbp-test-%d", (int)getpid());
+    assert_int_equal(pipe(out), 0);
+    (void)fcntl(out[0], F_SETFD, FD_CLOEXEC);
+    posix_spawn_file_actions_init(&actions);
+    posix_spawn_file_actions_adddup2(&actions, out[1], 1);
+    assert_int_equal(posix_spawn(&master->pid, path, &actions, NULL, arguments, environ), 0);
+    posix_spawn_file_actions_destroy(&actions);
+    close(out[1]);
+    free(path);
+    master->out = out[0];
+    read_line(out[0], line, sizeof line);
+    assert_memory_equal(line, waits, sizeof waits - 1);
+    assert_non_null(strstr(line, " fabric=none metrics=0 pid="));
+    assert_int_equal(stop(master, SIGTERM), 0);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test_setup_teardown(it_serves_and_ends_when_asked, make, unmake),
         cmocka_unit_test_setup_teardown(open_connections_do_not_hold_up_its_end, make, unmake),
         cmocka_unit_test_setup_teardown(random_bytes_on_both_ports_do_no_harm, make, unmake),
+        cmocka_unit_test(a_value_that_can_not_be_is_named_and_ends_the_start),
+        cmocka_unit_test_setup_teardown(a_unix_socket_alone_is_ready_without_a_fabric_door, make,
+                                        unmake),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -94,6 +94,52 @@ static void a_master_that_comes_after_its_clients_is_found_wherever_its_door_is(
     test_master_stop(&master);
 }
 
+/* -------------------------------------------------------------------------- families ---- */
+
+static bool has_six(void)
+{
+    const struct sockaddr_in6 one = {.sin6_family = AF_INET6, .sin6_addr = IN6ADDR_LOOPBACK_INIT};
+    int fd = socket(AF_INET6, SOCK_STREAM | SOCK_CLOEXEC, 0);
+    bool can = fd >= 0 && bind(fd, (const struct sockaddr *)&one, sizeof(one)) == 0;
+    if (fd >= 0) {
+        close(fd);
+    }
+    return can;
+}
+
+static void a_master_on_all_addresses_is_reached_by_both_families(void **state)
+{
+    static const char *const listens[] = {"*", "[::]"};
+    static const char *const hosts[] = {"127.0.0.1", "[::1]"};
+    (void)state;
+
+    if (!has_six()) {
+        printf("SKIP: no IPv6 here\n");
+        skip();
+    }
+    for (unsigned i = 0; i < 2; i++) {
+        struct test_master master;
+        struct test_member nodes[2];
+        unsigned port = 0;
+        test_master_start_in(&master, NULL, listens[i]);
+        assert_int_equal(sscanf(strrchr(master.address, ':'), ":%u", &port), 1);
+        for (unsigned k = 0; k < 2; k++) {
+            (void)snprintf(master.address, sizeof(master.address), "%s:%u", hosts[k], port);
+            test_member_start(&nodes[k], &master, node_options);
+        }
+        for (unsigned k = 0; k < 2; k++) { /* and each reaches the other's */
+            struct test_set set = {hosts[k], i * 100, 50, 4000};
+            assert_int_equal(test_member_put(&nodes[k], set).ok, set.count);
+            struct attempt seen = {&nodes[1 - k], set};
+            assert_true(test_wait_until(all_exist, &seen, 20000));
+            assert_int_equal(test_member_get(&nodes[1 - k], set).ok, set.count);
+        }
+        test_member_end(&nodes[0]);
+        test_member_end(&nodes[1]);
+        test_master_stop(&master);
+    }
+}
+
 /* --------------------------------------------------------------------------- stopped ---- */
 
 static void
@@ -272,6 +318,7 @@ int main(int argc, char **argv)
     const struct CMUnitTest tests[] = {
         TEST(a_master_whose_fabric_door_moved_is_found_again_by_nodes_and_clients),
         TEST(a_master_that_comes_after_its_clients_is_found_wherever_its_door_is),
+        TEST(a_master_on_all_addresses_is_reached_by_both_families),
         TEST(a_stopped_master_costs_one_call_its_wait_and_is_asked_again_when_it_goes_on),
         TEST(of_two_masters_one_stops_and_the_other_serves),
         TEST(a_remove_that_can_ask_no_master_says_so),

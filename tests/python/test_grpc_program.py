@@ -357,10 +357,11 @@ class Program(Case):
             cases = [
                 (["--heartbeat-tll-sec", "3"], "heartbeat-ttl-sec"),
                 (["--heartbeat-ttl-sec", "x"], "heartbeat-ttl-sec"),
-                (["--heartbeat-ttl-sec", "0"], "heartbeat-ttl-sec"),
+                (["--heartbeat-ttl-sec", "0"], "a number from 1 to 1000000, in s"),
+                (["--heartbeat-ttl-sec", "5s"], "which is not written"),
                 (["--heartbeat-ttl-sec"], "needs a value"),
                 (["--cluster", "a", "--cluster", "b"], "twice"),
-                (["--route-put-select-algo", "best"], "route-put-select-algo"),
+                (["--route-put-select-algo", "best"], "most_available, random"),
                 (["127.0.0.1:0", "port"], "not a port"),
                 (["a", "0", "c"], "too many"),
                 (["--config", "/nowhere"], "can't read"),
@@ -370,11 +371,23 @@ class Program(Case):
                 done = self.run_master(*arguments)
                 self.assertEqual(done.returncode, 2, arguments)
                 self.assertIn(words, done.stderr, arguments)
+                self.assertNotIn("bad_environment", done.stderr, arguments)
                 self.assertEqual(done.stdout, "")
-        for arguments in (["nowhere", "0"], ["127.0.0.1:99999", "0"]):
+
+    def test_a_bad_address_is_the_one_that_is_blamed(self):
+        for arguments, words in [
+                (["nowhere", "0"], 'listen: "nowhere" is no address'),
+                (["127.0.0.1:99999", "0"], 'listen: "127.0.0.1:99999" is no address'),
+                (["[::1:0", "0"], 'listen: "[::1:0" is no address'),
+                (["no.such.host.invalid:1", "0"],
+                 'listen: "no.such.host.invalid:1": the host is not known here'),
+                (["--listen", "127.0.0.1:0,no.such.host.invalid:1"],
+                 'listen: "no.such.host.invalid:1": the host is not known here'),
+                (["127.0.0.1:0", "any", "--metrics-host", "some"], 'metrics-host: "some" is no')]:
             done = self.run_master(*arguments)
-            self.assertEqual(done.returncode, 1, arguments)
-            self.assertNotEqual(done.stderr, "")
+            self.assertEqual(done.returncode, 2, arguments)
+            self.assertIn(words, done.stderr, arguments)
+            self.assertEqual(done.stdout, "")
 
     def test_help_names_each_option_and_its_variable(self):
         done = self.run_master("--help")
@@ -386,10 +399,10 @@ class Program(Case):
     def test_a_port_in_use_is_told(self):
         master = self.start()
         done = self.run_master(master.address, "0")
-        self.assertEqual(done.returncode, 1)
+        self.assertEqual(done.returncode, 3)
         self.assertIn("in use", done.stderr)
         done = self.run_master("127.0.0.1:0", str(master.metrics_port))
-        self.assertEqual(done.returncode, 1)
+        self.assertEqual(done.returncode, 3)
         self.assertIn("metrics", done.stderr)
 
 
