@@ -66,12 +66,13 @@ struct node_runner {
 /* Zero members are the default. Strings are copied. */
 struct node_options {
     struct store *store;
-    uint64_t hash_seed;       /* the cluster's */
-    const char *id;           /* unique in the cluster */
-    uint64_t incarnation;     /* of this start; not 0 */
-    bool checks_memory;       /* as the store's dram_checksum: what comes without a sum gets one */
-    const char *node_address; /* for the public gRPC answers; "" */
-    const char *peer_address; /* likewise */
+    uint64_t hash_seed;   /* the cluster's */
+    const char *id;       /* unique in the cluster */
+    uint64_t incarnation; /* of this start; not 0 */
+    bool checks_memory;   /* as the store's dram_checksum: what comes without a sum gets one, and
+                             what goes out of memory is summed up first, by a job thread */
+    const char *node_address;   /* for the public gRPC answers; "" */
+    const char *peer_address;   /* likewise */
     const char *const *masters; /* fabric addresses */
     uint32_t master_count;
     /* On the loop, may be NULL: that master can't be reached where it was; node_master_found says

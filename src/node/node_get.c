@@ -9,6 +9,9 @@
  *     many places)                          has ended
  *     on the SSD only                       staged (node_stage.c)
  *
+ * With checks_memory, what is in DRAM is summed up first (see checking, below). What is not what
+ * its writer stored is UMBP_CORRUPT, counted by the store, and gone.
+ *
  * The answer goes out when all of them have ended. A grant is made known to its peer's record only
  * then, and only if that record still is there: a peer that went meanwhile never gets places.
  */
@@ -16,6 +19,8 @@
 
 /* A pin counts as so much more than its bytes, so that many small ones are bounded too. */
 #define PIN_COST 256u
+/* Summed up by one job: about what is transferred meanwhile. */
+#define CHECK_BYTES (UINT64_C(8) << 20)
 
 static void get_advance(struct node_op *op);
 
@@ -103,6 +108,7 @@ static void state_free(struct node_op *op)
     mem_free(get->place_at);
     mem_free(get->places);
     mem_free(get->ssd);
+    mem_free(get->checked);
     if (get->grant) {
         node_grant_free(op->owner, NULL, get->grant);
     }
@@ -245,20 +251,36 @@ static bool stage_later(struct node_op *op, const struct get_item *item)
     return true;
 }
 
-/* Pin the item, and find out which way it goes. True: it is open now, to be cut. */
-static bool open_item(struct node_op *op, const struct proto_get *item, uint32_t index)
+/* The frame's next item, pinned if it is there. False: there is none. */
+static bool pin_next(struct node_op *op, struct get_item *item_out)
+{
+    struct node *node = op->owner;
+    struct get_item item = {0};
+
+    if (!proto_get_next(&op->walk, &item.get)) {
+        return false;
+    }
+    item.index = op->next_index++;
+    item.status = store_pin(node->store, item.get.key, item.get.any_size ? 0 : item.get.bytes,
+                            false, &item.pin);
+    if (item.status == UMBP_OK && !item.get.any_size && item.pin.bytes != item.get.bytes) {
+        store_unpin(node->store, &item.pin); /* 0 is a size here */
+        item.status = UMBP_SIZE_MISMATCH;
+    }
+    *item_out = item;
+    return true;
+}
+
+/* Find out which way the item goes. True: it is open now, to be cut. */
+static bool open_item(struct node_op *op, struct get_item open)
 {
     struct node *node = op->owner;
     struct get_state *get = &op->get;
+    const struct proto_get *item = &open.get;
+    uint32_t index = open.index;
     struct proto_got *got = &get->results[index];
-    struct get_item open = {.get = *item, .index = index};
 
-    got->status =
-        store_pin(node->store, item->key, item->any_size ? 0 : item->bytes, false, &open.pin);
-    if (got->status == UMBP_OK && !item->any_size && open.pin.bytes != item->bytes) {
-        store_unpin(node->store, &open.pin); /* 0 is a size here */
-        got->status = UMBP_SIZE_MISMATCH;
-    }
+    got->status = open.status;
     if (got->status == UMBP_SIZE_MISMATCH) {
         struct umbp_entry_info info = {.struct_bytes = sizeof(info)};
         got->bytes = store_stat(node->store, item->key, &info) == UMBP_OK ? info.bytes : 0;
@@ -288,6 +310,100 @@ static bool open_item(struct node_op *op, const struct proto_get *item, uint32_t
     }
     store_unpin(node->store, &open.pin);
     return false;
+}
+
+/* -------------------------------------------------------------------------- checking ----- */
+
+/*
+ * With checks_memory, what lies in memory is summed up before anybody is shown it or sent it. That
+ * takes as long as a copy, so a job thread does it, for some items ahead, while those before them
+ * are on their way:
+ *
+ *     frame ─► pinned (loop) ─► summed up (job) ─► opened (loop): placed, staged or cut
+ */
+static void check_work(struct node_job *job)
+{
+    struct node_op *op = CONTAINER_OF(job, struct node_op, job);
+    for (uint32_t i = 0; i < op->get.checked_count; i++) {
+        struct get_item *item = &op->get.checked[i];
+        if (item->status == UMBP_OK) {
+            item->status = store_pin_verify(op->owner->store, &item->pin);
+        }
+    }
+}
+
+static void drop_checked(struct node_op *op)
+{
+    struct get_state *get = &op->get;
+    for (; get->checked_next < get->checked_count; get->checked_next++) {
+        struct get_item *item = &get->checked[get->checked_next];
+        if (item->status == UMBP_OK) {
+            store_unpin(op->owner->store, &item->pin);
+        }
+    }
+}
+
+static void check_done(struct node_job *job)
+{
+    struct node_op *op = CONTAINER_OF(job, struct node_op, job);
+    struct get_state *get = &op->get;
+
+    get->is_checking = false;
+    for (uint32_t i = 0; i < get->checked_count; i++) {
+        struct get_item *item = &get->checked[i];
+        if (item->status == UMBP_CORRUPT) {
+            store_unpin(op->owner->store, &item->pin);
+            NODE_COUNT(op->owner, gets_corrupt, 1);
+        }
+    }
+    if (get->has_failed) {
+        drop_checked(op);
+    }
+    node_get_goes_on(op);
+}
+
+static bool wants_check(const struct get_state *get)
+{
+    return get->checked && !get->is_checking && get->checked_next == get->checked_count;
+}
+
+static void check_begin(struct node_op *op)
+{
+    struct get_state *get = &op->get;
+    uint64_t bytes = 0;
+
+    get->checked_count = 0;
+    get->checked_next = 0;
+    while (get->checked_count < NODE_WINDOW && bytes < CHECK_BYTES &&
+           pin_next(op, &get->checked[get->checked_count])) {
+        const struct get_item *item = &get->checked[get->checked_count++];
+        if (item->status == UMBP_OK && item->pin.tier == STORE_TIER_DRAM && item->pin.has_crc) {
+            get->is_checking = true;
+            bytes += item->pin.bytes;
+        }
+    }
+    if (get->is_checking) {
+        op->job.work = check_work;
+        op->job.done = check_done;
+        node_job_run(op->owner, &op->job);
+    }
+}
+
+/* The next item that may be opened. False: there is none, now or any more. */
+static bool next_item(struct node_op *op, struct get_item *item_out)
+{
+    struct get_state *get = &op->get;
+    if (!get->checked) {
+        return pin_next(op, item_out);
+    }
+    if (wants_check(get)) {
+        check_begin(op);
+    }
+    if (get->is_checking || get->checked_next == get->checked_count) {
+        return false;
+    }
+    *item_out = get->checked[get->checked_next++];
+    return true;
 }
 
 /* --------------------------------------------------------------------------- windows ----- */
@@ -327,14 +443,14 @@ static void cut_open(struct node_op *op)
 static void fill(struct node_op *op)
 {
     struct get_state *get = &op->get;
-    struct proto_get item;
+    struct get_item item;
 
     while (op->piece_count < NODE_PIECES && get->pin_count < NODE_WINDOW) {
         if (!get->has_open) {
-            if (!proto_get_next(&op->walk, &item)) {
+            if (!next_item(op, &item)) {
                 return;
             }
-            if (!open_item(op, &item, op->next_index++)) {
+            if (!open_item(op, item)) {
                 continue;
             }
         }
@@ -361,6 +477,10 @@ static void fail_all(struct node_op *op, enum umbp_status status)
     if (get->has_open) {
         store_unpin(op->owner->store, &get->open.pin);
         get->has_open = false;
+    }
+    get->has_failed = true;
+    if (!get->is_checking) {
+        drop_checked(op);
     }
     while (proto_get_next(&op->walk, &item)) {
         op->next_index++;
@@ -403,12 +523,15 @@ static void get_advance(struct node_op *op)
                                                op->piece_count, moved, op);
         if (status == UMBP_OK) {
             get->is_moving = true;
+            if (wants_check(get)) {
+                check_begin(op);
+            }
             return;
         }
         unpin_window(op);
         fail_all(op, status);
     }
-    if (!get->is_moving && !get->lanes && get->ssd_next == get->ssd_count) {
+    if (!get->is_moving && !get->is_checking && !get->lanes && get->ssd_next == get->ssd_count) {
         get_answer(op);
     }
 }
@@ -434,6 +557,10 @@ void node_get_begin(struct node_op *op)
         get->place_at = mem_calloc(count + 1, sizeof(*get->place_at));
         status = get->results && get->place_at ? UMBP_OK : UMBP_NO_MEMORY;
     }
+    if (status == UMBP_OK && op->owner->options.checks_memory) {
+        get->checked = mem_calloc(NODE_WINDOW, sizeof(*get->checked));
+        status = get->checked ? UMBP_OK : UMBP_NO_MEMORY;
+    }
     if (status != UMBP_OK) {
         state_free(op);
         node_op_refuse(op, status);
@@ -446,6 +573,7 @@ void node_get_begin(struct node_op *op)
 
 void node_get_drop(struct node_op *op)
 {
+    op->get.is_checking = false; /* its job was never run */
     unpin_window(op);
     fail_all(op, UMBP_CLOSED);
     state_free(op);

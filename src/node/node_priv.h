@@ -28,6 +28,7 @@
     X(gets_staged)                                                                                 \
     X(gets_missed)                                                                                 \
     X(gets_busy)                                                                                   \
+    X(gets_corrupt)                                                                                \
     X(bytes_out)                                                                                   \
     X(pins_expired)                                                                                \
     X(slots_expired)                                                                               \
@@ -114,6 +115,7 @@ struct put_state {
 struct get_item {
     struct proto_get get;
     struct store_pin pin;
+    enum umbp_status status; /* of pinning and checking it */
     uint32_t index;
     uint32_t range;
     uint64_t range_at;
@@ -138,6 +140,12 @@ struct get_state {
     uint32_t ssd_next;
     uint32_t lanes; /* under way */
     bool is_moving;
+    struct get_item
+        *checked; /* with checks_memory: the next NODE_WINDOW items at most. While ... */
+    uint32_t checked_count;
+    uint32_t checked_next;
+    bool is_checking; /* ... this is set, they are a job thread's */
+    bool has_failed;  /* nothing more is worth moving */
 };
 
 struct node_op {

@@ -195,6 +195,13 @@ struct store_pin {
 MUST_USE enum umbp_status store_pin(struct store *store, struct umbp_key key, uint64_t bytes,
                                     bool quiet, struct store_pin *pin_out);
 void store_unpin(struct store *store, struct store_pin *pin); /* idempotent */
+/*
+ * With dram_checksum, sum up a pinned value that is in memory. UMBP_CORRUPT: it is not what was
+ * stored; that is counted, and the key is gone with its copies, as after a get. UMBP_OK: it is, or
+ * there is nothing to compare with (no dram_checksum, no sum, on the SSD). As long as a copy of the
+ * value takes: not for who may not wait.
+ */
+MUST_USE enum umbp_status store_pin_verify(struct store *store, const struct store_pin *pin);
 /* Read ranges of a pinned value from whichever tier it is in. */
 MUST_USE enum umbp_status store_pin_read(struct store *store, const struct store_pin *pin,
                                          struct umbp_key key, const struct ssd_range *ranges,

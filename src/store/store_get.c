@@ -179,17 +179,18 @@ static void copy_out(struct get_chunk *chunk, const struct hit *hit)
     }
 }
 
-static bool block_is_intact(struct store *store, const struct hit *hit)
+static bool block_is_intact(struct store *store, const struct dram_block *block, uint64_t bytes,
+                            uint32_t expected)
 {
     uint32_t crc = 0;
     uint32_t cursor = 0;
-    for (uint64_t done = 0; done < hit->entry->bytes;) {
-        struct dram_piece piece = dram_piece_at(store->dram, &hit->block, done, &cursor);
-        uint64_t bytes = u64_min(piece.bytes, hit->entry->bytes - done);
-        crc = crc32c(crc, piece.data, bytes);
-        done += bytes;
+    for (uint64_t done = 0; done < bytes;) {
+        struct dram_piece piece = dram_piece_at(store->dram, block, done, &cursor);
+        uint64_t part = u64_min(piece.bytes, bytes - done);
+        crc = crc32c(crc, piece.data, part);
+        done += part;
     }
-    return crc == hit->crc;
+    return crc == expected;
 }
 
 static bool same_place(struct ssd_location a, struct ssd_location b)
@@ -198,9 +199,8 @@ static bool same_place(struct ssd_location a, struct ssd_location b)
 }
 
 /* The bytes in memory failed their check: the key goes, and its SSD copy with it. */
-static void drop_corrupt_dram(struct store *store, const struct hit *hit)
+static void drop_corrupt_dram(struct store *store, struct entry *entry, uint64_t generation)
 {
-    struct entry *entry = hit->entry;
     struct shard *shard = index_shard(store, entry->print);
     struct dram_block block = {0};
     uint64_t held_back = 0;
@@ -216,7 +216,7 @@ static void drop_corrupt_dram(struct store *store, const struct hit *hit)
     copy_wake(store, true, false);
     if (log_limit_pass(&store->log_corrupt, 60000, &held_back)) {
         log_error("memory_corrupt", "generation=%llu suppressed=%llu",
-                  (unsigned long long)hit->generation, (unsigned long long)held_back);
+                  (unsigned long long)generation, (unsigned long long)held_back);
     }
 }
 
@@ -268,9 +268,10 @@ static void finish_dram(struct get_chunk *chunk)
     copy_list_run(&chunk->copies);
     for (uint32_t i = 0; i < chunk->dram_count; i++) {
         struct hit *hit = &chunk->dram[i];
-        if (store->options.dram_checksum && hit->has_crc && !block_is_intact(store, hit)) {
+        if (store->options.dram_checksum && hit->has_crc &&
+            !block_is_intact(store, &hit->block, hit->entry->bytes, hit->crc)) {
             chunk->statuses[hit->item] = UMBP_CORRUPT;
-            drop_corrupt_dram(store, hit);
+            drop_corrupt_dram(store, hit->entry, hit->generation);
         }
         index_unref(store, hit->entry);
     }
@@ -531,6 +532,16 @@ void store_unpin(struct store *store, struct store_pin *pin)
         index_unref(store, pin->entry);
         pin->entry = NULL;
     }
+}
+
+enum umbp_status store_pin_verify(struct store *store, const struct store_pin *pin)
+{
+    if (!store->options.dram_checksum || !pin->has_crc || pin->tier != STORE_TIER_DRAM ||
+        block_is_intact(store, &pin->block, pin->bytes, pin->crc)) {
+        return UMBP_OK;
+    }
+    drop_corrupt_dram(store, pin->entry, pin->generation);
+    return UMBP_CORRUPT;
 }
 
 enum umbp_status store_pin_read(struct store *store, const struct store_pin *pin,

@@ -9,6 +9,7 @@ static fabric_peer begin(struct rig_world *world, uint64_t dram_bytes, uint32_t 
 {
     struct store_options store_options = small_options(dram_bytes);
     store_options.op_timeout_ms = 1000;
+    store_options.dram_checksum = options && options->checks_memory;
     rig_begin(world, test_seed());
     rig_node_open(world, 0, 0, make_store(&store_options), options);
     rig_client_open(world, 0, client_host);
@@ -55,9 +56,10 @@ static void values_of_all_sizes_go_in_and_come_out(void **state)
 static void batches_larger_than_a_window_go_through(void **state)
 {
     (void)state;
-    for (uint32_t host = 0; host < 2; host++) {
+    for (uint32_t round = 0; round < 4; round++) {
+        const struct node_options options = {.checks_memory = round >= 2};
         struct rig_world world;
-        fabric_peer peer = begin(&world, 4 * MIB, host, NULL);
+        fabric_peer peer = begin(&world, 4 * MIB, round % 2, &options);
         struct rig_client *client = &world.clients[0];
         rig_put(client, peer, "k", 0, 200, 2500, UMBP_OK);
         rig_get(client, peer, "k", 0, 200, 2500, UMBP_OK);
@@ -453,14 +455,15 @@ static void a_writer_that_goes_leaves_no_page_and_no_torn_value(void **state)
 static void a_reader_that_goes_amid_a_get_gives_everything_back(void **state)
 {
     (void)state;
-    for (unsigned round = 0; round < 90; round++) {
+    for (unsigned round = 0; round < 180; round++) {
+        const struct node_options options = {.checks_memory = round >= 90};
         struct rig_world world;
         struct rig_call call;
-        fabric_peer peer = begin(&world, MIB, round % 2, NULL);
+        fabric_peer peer = begin(&world, MIB, round % 2, &options);
         struct rig_client *client = &world.clients[0];
         rig_put(client, peer, "k", 0, 4, 30000, UMBP_OK);
         rig_get_begin(&call, client, peer, "k", 0, 4, 30000, 3000);
-        fabric_sim_run(world.sim, rig_in_ms(&world, 0) + round * 20 * NS_PER_US);
+        fabric_sim_run(world.sim, rig_in_ms(&world, 0) + round % 90 * 20 * NS_PER_US);
         if (round % 3 == 0) {
             fabric_sim_kill(client->fabric);
         } else if (round % 3 == 1) {
