@@ -401,6 +401,7 @@ static void stop_on_loop(struct fabric_task *task)
 {
     struct node *node = CONTAINER_OF(task, struct node, stop_task);
     atomic_store_explicit(&node->is_serving, false, memory_order_release);
+    node_jobs_cancel(node);
     for (uint32_t i = 0; i < node->options.master_count; i++) {
         node_session_stop(node->sessions[i]);
     }

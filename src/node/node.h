@@ -47,6 +47,7 @@
 #define NODE_MASTERS_MAX 8u
 #define NODE_WINDOW 64u
 #define NODE_PIECES 512u
+#define NODE_CLEAR_MS 30000u
 
 struct node;
 
@@ -54,6 +55,7 @@ struct node;
 struct node_job {
     void (*work)(struct node_job *job);
     void (*done)(struct node_job *job);
+    bool is_cancelled;     /* for `done`: the node ends, and `work` was not called */
     struct list_node node; /* the runner's */
 };
 
@@ -101,8 +103,9 @@ struct node_options {
 /* UMBP_INVALID_VALUE (no id, a store without a ring of events), UMBP_LIMIT (too many masters,
  * tags, too long), UMBP_NO_MEMORY. */
 MUST_USE enum umbp_status node_create(const struct node_options *options, struct node **node_out);
-/* Takes NULL. After fabric_close if it was started. Waits for the jobs under way and those queued
- * (disk reads: as long as the store lets each take; there is no deadline over all of them). */
+/* Takes NULL. After fabric_close if it was started. Waits for the jobs under way, one a thread: a
+ * disk read takes as long as the store lets it, a clear NODE_CLEAR_MS at most. What is queued is
+ * not begun any more; its requests end with UMBP_CLOSED. */
 void node_destroy(struct node *node);
 
 /* The fabric's callbacks. Connections are refused (UMBP_BUSY) before the node is started, and after
@@ -112,7 +115,7 @@ struct fabric_handlers node_handlers(struct node *node);
 /* Makes the memory known to the fabric and begins to serve and to report. */
 MUST_USE enum umbp_status node_start(struct node *node, struct fabric *fabric);
 /* Takes leave of the masters (for as long as that takes them, until the deadline) and answers
- * UMBP_CLOSED from now on. */
+ * UMBP_CLOSED from now on, also to the requests whose jobs wait for a thread. */
 void node_stop(struct node *node, uint64_t deadline_ns);
 
 /* Where that master's fabric door is now; its session's next attempt goes there. Any thread. */

@@ -351,7 +351,10 @@ static void check_done(struct node_job *job)
     get->is_checking = false;
     for (uint32_t i = 0; i < get->checked_count; i++) {
         struct get_item *item = &get->checked[i];
-        if (item->status == UMBP_CORRUPT) {
+        if (item->status == UMBP_OK && job->is_cancelled) {
+            store_unpin(op->owner->store, &item->pin);
+            item->status = UMBP_CLOSED;
+        } else if (item->status == UMBP_CORRUPT) {
             store_unpin(op->owner->store, &item->pin);
             NODE_COUNT(op->owner, gets_corrupt, 1);
         }

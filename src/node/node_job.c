@@ -1,5 +1,10 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* Jobs: what may take long, on threads of their own; its end comes back to the loop. */
+/*
+ * Jobs: what may take long, on threads of their own; its end comes back to the loop.
+ *
+ * A node that ends does not work its queue off: what no thread has begun is cancelled, that is, it
+ * goes straight to the ended ones, and so does what is asked for from then on. `done` says CLOSED.
+ */
 #include "node/node_priv.h"
 
 #define THREADS_MAX 64u
@@ -10,7 +15,8 @@ struct node_threads {
     struct condition work;
     struct list_node queue;
     struct list_node ended;
-    bool is_stopping;
+    bool is_cancelling; /* nothing is begun any more */
+    bool is_stopping;   /* and the loop is closed */
     bool is_posted;
     struct fabric_task task;
     pthread_t threads[THREADS_MAX];
@@ -82,10 +88,43 @@ void node_job_run(struct node *node, struct node_job *job)
         node->options.runner->run(node->options.runner->context, job);
         return;
     }
+    bool post = false;
     mutex_lock(&threads->lock);
-    list_push_back(&threads->queue, &job->node);
-    condition_signal(&threads->work);
+    job->is_cancelled = threads->is_cancelling;
+    if (job->is_cancelled) {
+        list_push_back(&threads->ended, &job->node);
+        post = !threads->is_posted && !threads->is_stopping;
+        threads->is_posted |= post;
+    } else {
+        list_push_back(&threads->queue, &job->node);
+        condition_signal(&threads->work);
+    }
     mutex_unlock(&threads->lock);
+    if (post) {
+        fabric_post(node->fabric, &threads->task);
+    }
+}
+
+/* Under the lock. */
+static void cancel_queue(struct node_threads *threads)
+{
+    struct node_job *job;
+    threads->is_cancelling = true;
+    while ((job = first_of(&threads->queue))) {
+        job->is_cancelled = true;
+        list_push_back(&threads->ended, &job->node);
+    }
+}
+
+void node_jobs_cancel(struct node *node)
+{
+    struct node_threads *threads = node->threads;
+    if (threads) {
+        mutex_lock(&threads->lock);
+        cancel_queue(threads);
+        mutex_unlock(&threads->lock);
+        finish(threads);
+    }
 }
 
 enum umbp_status node_threads_create(struct node *node)
@@ -123,6 +162,7 @@ void node_threads_destroy(struct node *node)
     }
     mutex_lock(&threads->lock);
     threads->is_stopping = true;
+    cancel_queue(threads);
     condition_broadcast(&threads->work);
     mutex_unlock(&threads->lock);
     for (uint32_t i = 0; i < threads->count; i++) {

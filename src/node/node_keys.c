@@ -127,8 +127,8 @@ static void job_done(struct node_job *job)
 {
     struct node_op *op = CONTAINER_OF(job, struct node_op, job);
     size_t bytes = 0;
-    if (op->status != UMBP_OK) {
-        node_op_refuse(op, op->status);
+    if (job->is_cancelled || op->status != UMBP_OK) {
+        node_op_refuse(op, job->is_cancelled ? UMBP_CLOSED : op->status);
         return;
     }
     enum umbp_status made = proto_bare_encode(node_scratch(op->owner), proto_call_of(&op->frame),
@@ -150,7 +150,10 @@ static void clear_work(struct node_job *job)
 {
     struct node_op *op = CONTAINER_OF(job, struct node_op, job);
     op->number = 0;
-    op->status = store_clear(op->owner->store, op->overdue_ns);
+    /* The caller says how long it waits, but not how long the node's end has to. */
+    op->status =
+        store_clear(op->owner->store,
+                    u64_min(op->overdue_ns, clock_deadline_ns(clock_monotonic(), NODE_CLEAR_MS)));
 }
 
 static void evict_work(struct node_job *job)

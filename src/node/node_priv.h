@@ -285,7 +285,10 @@ void node_evict(struct node_op *op);
 /* node_job.c */
 void node_job_run(struct node *node, struct node_job *job);
 MUST_USE enum umbp_status node_threads_create(struct node *node);
-void node_threads_destroy(struct node *node); /* joins, and runs every `done` that is due */
+/* On the loop: what is queued, and what will be, is cancelled. */
+void node_jobs_cancel(struct node *node);
+/* Cancels, joins, and runs every `done` that is due. */
+void node_threads_destroy(struct node *node);
 
 /* node_session.c */
 MUST_USE enum umbp_status node_session_create(struct node *node, uint32_t index,

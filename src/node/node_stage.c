@@ -114,7 +114,7 @@ static void lane_written(void *context, enum umbp_status status)
 static void lane_done(struct node_job *job)
 {
     struct node_lane *lane = CONTAINER_OF(job, struct node_lane, job);
-    enum umbp_status status = lane->status;
+    enum umbp_status status = job->is_cancelled ? UMBP_CLOSED : lane->status;
 
     if (status == UMBP_STALE) {
         status = UMBP_BUSY; /* it moved too often, or into memory: ask again */

@@ -30,7 +30,8 @@ static struct fabric_options fabric_options_for(bool same_host)
                                    .same_host_off = !same_host};
 }
 
-static struct served serve_for(struct store *store, bool same_host, const char *master)
+static struct served serve_by(struct store *store, bool same_host, const char *master,
+                              uint32_t job_threads, uint32_t staging_slots)
 {
     struct served served = {.store = store};
     struct fabric_options fabric_options = fabric_options_for(same_host);
@@ -40,8 +41,9 @@ static struct served serve_for(struct store *store, bool same_host, const char *
                                          .incarnation = 1,
                                          .masters = &master,
                                          .master_count = master ? 1 : 0,
+                                         .job_threads = job_threads,
                                          .staging_bytes = 1 << 20,
-                                         .staging_slots = 4};
+                                         .staging_slots = staging_slots};
     char error[256] = "";
     assert_ok(node_create(&options, &served.node));
     struct fabric_handlers handlers = node_handlers(served.node);
@@ -51,6 +53,11 @@ static struct served serve_for(struct store *store, bool same_host, const char *
     }
     assert_ok(node_start(served.node, served.fabric));
     return served;
+}
+
+static struct served serve_for(struct store *store, bool same_host, const char *master)
+{
+    return serve_by(store, same_host, master, 0, 4);
 }
 
 static struct served serve(struct store *store, bool same_host)
@@ -407,6 +414,154 @@ static void a_node_that_ends_amid_puts_leaves_nothing_behind(void **state)
     }
 }
 
+/* ------------------------------------------------------------------------ an end -------- */
+
+#define QUEUED 40u
+
+/* Requests for a value each, on the SSD of a node with one job thread and a disk that hangs. */
+struct queued {
+    struct rig rig;
+    struct served served;
+    struct client client;
+    struct answer answers[QUEUED];
+    uint64_t reads; /* of the disk, before */
+};
+
+static uint64_t node_stat(const struct node *node, const char *name)
+{
+    struct umbp_stat_value values[64];
+    size_t count = 0;
+    node_stats(node, values, 64, &count);
+    for (size_t i = 0; i < count; i++) {
+        if (strcmp(values[i].name, name) == 0) {
+            return values[i].value;
+        }
+    }
+    fail_msg("no statistic \"%s\"", name);
+    return 0;
+}
+
+static uint64_t disk_reads(const struct queued *queued)
+{
+    return disk_fault_calls(queued->rig.fault, DISK_CALL_READ) - queued->reads;
+}
+
+static bool all_are_queued(void *context)
+{
+    struct queued *queued = context;
+    return node_stat(queued->served.node, "node.requests") == QUEUED && disk_reads(queued) >= 1;
+}
+
+static bool one_is_left(void *context)
+{
+    return node_stat(((struct queued *)context)->served.node, "node.operations_now") <= 1;
+}
+
+static void ask_for_one(struct queued *queued, unsigned which)
+{
+    struct client *client = &queued->client;
+    struct answer *answer = &queued->answers[which];
+    struct named named;
+    size_t bytes = 0;
+    const struct proto_range range = {
+        0, 5000, (uint64_t)(uintptr_t)(client->memory + (uint64_t)which * 5000), key_of(client)};
+    const struct proto_get item = {
+        .key = name_key(&named, "k", which), .bytes = 5000, .ranges = &range, .range_count = 1};
+    assert_ok(proto_get_encode((struct proto_buffer){client->frame, PROTO_EAGER_MAX},
+                               (struct proto_call){.request_id = ++client->next_request}, &item, 1,
+                               &bytes));
+    const struct iovec part = {client->frame, bytes};
+    *answer = (struct answer){.client = client};
+    fabric_latch_init(&answer->latch, 1);
+    const struct fabric_call call = {.peer = client->peer,
+                                     .parts = &part,
+                                     .part_count = 1,
+                                     .deadline_ns = fabric_now_ns(client->fabric) + 60 * NS_PER_S,
+                                     .exposes_memory = true,
+                                     .done = on_reply,
+                                     .context = answer};
+    assert_ok(fabric_call(client->fabric, &call));
+}
+
+/* `read_ms`: for how long the store waits for the disk. */
+static void begin_queued(struct queued *queued, uint32_t read_ms)
+{
+    const struct disk_fault hang = {
+        .call = DISK_CALL_READ, .first = 1, .times = 1u << 30, .action = DISK_FAULT_NEVER};
+    struct named named;
+    memset(queued, 0, sizeof(*queued));
+    queued->rig = rig_make();
+    queued->rig.options.op_timeout_ms = read_ms;
+    rig_open(&queued->rig);
+    for (unsigned i = 0; i < QUEUED; i++) {
+        assert_ok(put_value(queued->rig.store, name_key(&named, "k", i), 5000, i, 0));
+    }
+    assert_ok(store_flush(queued->rig.store, soon()));
+    empty_memory(queued->rig.store);
+    queued->served = serve_by(queued->rig.store, false, NULL, 1, QUEUED);
+    open_client(&queued->client, fabric_address(queued->served.fabric), false);
+    queued->reads = disk_fault_calls(queued->rig.fault, DISK_CALL_READ);
+    assert_true(disk_fault_add(queued->rig.fault, &hang));
+    for (unsigned i = 0; i < QUEUED; i++) {
+        ask_for_one(queued, i);
+    }
+    assert_true(test_wait_until(all_are_queued, queued, WAIT_MS));
+}
+
+/* Every request was answered that it is over, but for `late` at most, whose reads took too long. */
+static void end_queued(struct queued *queued, unsigned late)
+{
+    struct client *client = &queued->client;
+    for (unsigned i = 0; i < QUEUED; i++) {
+        struct answer *answer = &queued->answers[i];
+        struct proto_walk walk;
+        struct proto_got got;
+        assert_ok(fabric_wait(client->fabric, &answer->latch,
+                              fabric_now_ns(client->fabric) + 30 * NS_PER_S));
+        enum umbp_status status = answer->status;
+        if (status == UMBP_OK) {
+            assert_ok(proto_got_open(&answer->frame, &walk));
+            assert_true(proto_got_next(&walk, &got));
+            status = got.status;
+        }
+        assert_true(status == UMBP_CLOSED || (status == UMBP_TIMEOUT && late-- > 0));
+        free(answer->data);
+    }
+    close_client(client);
+    rig_finish(&queued->rig);
+}
+
+static void a_node_that_stops_begins_no_job_that_was_queued(void **state)
+{
+    struct queued queued;
+    (void)state;
+    begin_queued(&queued, 600000);
+    node_stop(queued.served.node, soon());
+    assert_true(test_wait_until(one_is_left, &queued, WAIT_MS));
+    assert_int_equal(node_stat(queued.served.node, "node.lanes_now"), 1);
+    assert_ok(fabric_close(queued.served.fabric, soon()));
+    assert_int_equal(disk_reads(&queued), 1);
+    disk_fault_clear(queued.rig.fault); /* and what hangs goes on */
+    node_destroy(queued.served.node);
+    fabric_destroy(queued.served.fabric);
+    assert_int_equal(disk_reads(&queued), 1);
+    end_queued(&queued, 0);
+}
+
+/* Without taking leave, and with a disk that never comes back to itself. */
+static void a_nodes_end_waits_for_the_jobs_under_way_only(void **state)
+{
+    struct queued queued;
+    (void)state;
+    begin_queued(&queued, 500);
+    assert_ok(fabric_close(queued.served.fabric, soon()));
+    node_destroy(queued.served.node);
+    fabric_destroy(queued.served.fabric);
+    assert_in_range(disk_reads(&queued), 1, QUEUED - 1); /* those whose time was up meanwhile */
+    disk_fault_clear(queued.rig.fault);
+    end_queued(&queued, QUEUED - 1);
+}
+
 /* --------------------------------------------------------------------------- a master ---- */
 
 struct advisor {
@@ -503,6 +658,8 @@ int main(void)
         cmocka_unit_test(several_clients_put_and_get),
         cmocka_unit_test(values_on_the_ssd_come_by_its_own_threads),
         cmocka_unit_test(a_node_that_ends_amid_puts_leaves_nothing_behind),
+        cmocka_unit_test(a_node_that_stops_begins_no_job_that_was_queued),
+        cmocka_unit_test(a_nodes_end_waits_for_the_jobs_under_way_only),
         cmocka_unit_test(a_master_is_told_and_told_again_after_it_was_gone),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
