@@ -36,13 +36,49 @@ static uint64_t pid_namespace(void)
     return stat("/proc/self/ns/pid", &info) == 0 ? (uint64_t)info.st_ino : 0;
 }
 
+/* Shared, if that is to be had: a peer that maps them need not call the kernel after each pull. */
+static bool words_make(struct host *host, size_t count)
+{
+    size_t page = 4096;
+    size_t bytes = (count * sizeof(struct host_word) + page - 1) / page * page;
+    void *shared = MAP_FAILED;
+    host->words_bytes = bytes;
+    host->words_fd = memfd_create("umbp-words", MFD_CLOEXEC | MFD_ALLOW_SEALING);
+    if (host->words_fd >= 0 && ftruncate(host->words_fd, (off_t)bytes) == 0 &&
+        fcntl(host->words_fd, F_ADD_SEALS, F_SEAL_SHRINK | F_SEAL_GROW) == 0) {
+        shared = mmap(NULL, bytes, PROT_READ | PROT_WRITE, MAP_SHARED, host->words_fd, 0);
+    }
+    if (shared != MAP_FAILED) {
+#ifdef F_SEAL_FUTURE_WRITE /* Linux 5.1: nobody else gets to write */
+        (void)fcntl(host->words_fd, F_ADD_SEALS, F_SEAL_FUTURE_WRITE | F_SEAL_SEAL);
+#endif
+        host->words = shared;
+        return true;
+    }
+    if (host->words_fd >= 0) {
+        close(host->words_fd);
+        host->words_fd = -1;
+    }
+    host->words = mem_map(bytes);
+    return host->words != NULL;
+}
+
+static void words_free(struct host *host)
+{
+    if (host->words_fd >= 0) {
+        munmap(host->words, host->words_bytes);
+        close(host->words_fd);
+    } else {
+        mem_unmap(host->words, host->words_bytes);
+    }
+    host->words = NULL;
+}
+
 enum umbp_status fabric_host_init(struct host *host, size_t words, unsigned threads, bool is_off)
 {
     memset(host, 0, sizeof(*host));
-    host->word_count = words;
     host->threads = threads;
-    host->words = mem_map(words * sizeof(struct host_word));
-    if (!host->words) {
+    if (!words_make(host, words)) {
         return UMBP_NO_MEMORY;
     }
     mutex_init(&host->lock, RANK_FABRIC);
@@ -76,8 +112,7 @@ void fabric_host_fini(struct host *host)
     condition_fini(&host->finished);
     condition_fini(&host->wake);
     mutex_fini(&host->lock);
-    mem_unmap(host->words, host->word_count * sizeof(struct host_word));
-    host->words = NULL;
+    words_free(host);
 }
 
 void fabric_host_evidence(struct host *host, size_t index, uint64_t nonce,
@@ -103,12 +138,36 @@ void fabric_host_evidence(struct host *host, size_t index, uint64_t nonce,
 uint64_t fabric_host_raise(struct host *host, size_t index)
 {
     /* seq_cst: what the caller does to the memory afterwards must not be seen before it */
-    return atomic_fetch_add(&host->words[index].epoch, 1) + 1;
+    uint64_t epoch = atomic_fetch_add(&host->words[index].epoch, 1) + 1;
+    atomic_thread_fence(memory_order_seq_cst); /* nor by who has the word mapped */
+    return epoch;
+}
+
+static const char *map_find(const struct host_peer *peer, uint64_t remote, size_t bytes)
+{
+    unsigned count = atomic_load_explicit(&peer->map_count, memory_order_acquire);
+    for (unsigned i = 0; i < count; i++) {
+        const struct host_map *map = &peer->maps[i];
+        if (remote >= map->base && bytes <= map->bytes &&
+            remote - map->base <= map->bytes - bytes &&
+            !atomic_load_explicit(&map->is_dropped, memory_order_acquire)) {
+            return map->memory + (remote - map->base);
+        }
+    }
+    return NULL;
 }
 
 /* The word as it is now, or an error. */
 static enum umbp_status word_read(const struct host_peer *peer, uint64_t value_out[2])
 {
+    const struct host_word *mapped = (const void *)map_find(peer, peer->word, sizeof(*mapped));
+    if (mapped && (uintptr_t)mapped % sizeof(*mapped) == 0) {
+        /* acquire: pairs with the owner's raising. Of an owner that has died, too: what it showed
+         * and had not taken back is as it left it. */
+        value_out[0] = atomic_load_explicit(&mapped->nonce, memory_order_acquire);
+        value_out[1] = atomic_load_explicit(&mapped->epoch, memory_order_acquire);
+        return UMBP_OK;
+    }
     struct iovec near = {value_out, 16};
     struct iovec far = {(void *)(uintptr_t)peer->word, 16};
     ssize_t got = process_vm_readv(peer->pid, &near, 1, &far, 1, 0);
@@ -190,20 +249,6 @@ void fabric_host_map_drop(struct host_peer *peer, uint64_t key)
             atomic_store_explicit(&peer->maps[i].is_dropped, true, memory_order_release);
         }
     }
-}
-
-static const char *map_find(const struct host_peer *peer, uint64_t remote, size_t bytes)
-{
-    unsigned count = atomic_load_explicit(&peer->map_count, memory_order_acquire);
-    for (unsigned i = 0; i < count; i++) {
-        const struct host_map *map = &peer->maps[i];
-        if (remote >= map->base && bytes <= map->bytes &&
-            remote - map->base <= map->bytes - bytes &&
-            !atomic_load_explicit(&map->is_dropped, memory_order_acquire)) {
-            return map->memory + (remote - map->base);
-        }
-    }
-    return NULL;
 }
 
 /* ------------------------------------------------------------------------------- the jobs ----- */

@@ -74,7 +74,8 @@ struct host_job {
 
 struct host {
     struct host_word *words; /* one for each connection; mapped */
-    size_t word_count;
+    size_t words_bytes;
+    int words_fd; /* the memfd that they lie in, sealed, for peers to map; -1: private memory */
     bool is_off;
     uint8_t boot[16];
     uint64_t pid_namespace;

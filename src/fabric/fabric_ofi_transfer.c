@@ -47,27 +47,41 @@ static struct fabric_region *region_find(struct ofi *ofi, uint64_t key)
     return found;
 }
 
-static void share(struct peer *peer, const struct fabric_region *region)
+static void share_send(struct peer *peer, const struct wire_share *body)
 {
     struct tx *tx = fabric_ofi_tx_take(peer->ofi, TX_CONTROL_MESSAGE);
     if (!tx) {
         return; /* it reads the other way */
     }
-    struct wire_share body = {
+    memcpy(fabric_ofi_tx_body(tx), body, sizeof(*body));
+    fabric_ofi_tx_frame(tx, WIRE_SHARE, 0, UMBP_OK, sizeof(*body));
+    fabric_ofi_tx_send(peer, tx);
+}
+
+static void share(struct peer *peer, const struct fabric_region *region)
+{
+    const struct wire_share body = {
         .base = (uint64_t)(uintptr_t)region->memory,
         .bytes = region->bytes,
         .offset = region->fd_offset,
         .fd = region->shared_fd,
         .key = region->key.key,
     };
-    memcpy(fabric_ofi_tx_body(tx), &body, sizeof(body));
-    fabric_ofi_tx_frame(tx, WIRE_SHARE, 0, UMBP_OK, sizeof(body));
-    fabric_ofi_tx_send(peer, tx);
+    share_send(peer, &body);
 }
 
 void fabric_ofi_share_all(struct peer *peer)
 {
     struct ofi *ofi = peer->ofi;
+    const struct host *host = &ofi->host;
+    if (host->words_fd >= 0) {
+        const struct wire_share words = {
+            .base = (uint64_t)(uintptr_t)host->words,
+            .bytes = host->words_bytes,
+            .fd = host->words_fd, /* no region's key: it stays shared */
+        };
+        share_send(peer, &words);
+    }
     /* The token keeps the list as it is; the lock is for lookups of other threads. */
     for (struct list_node *at = ofi->regions.next; at != &ofi->regions; at = at->next) {
         struct fabric_region *region = CONTAINER_OF(at, struct fabric_region, link);
@@ -320,7 +334,7 @@ static void serve_finish(struct transfer *transfer)
     }
     ofi->serving--;
     ofi->rxs_held--;
-    fabric_ofi_rx_post(ofi, transfer->serve_rx);
+    (void)fabric_ofi_rx_post(ofi, transfer->serve_rx);
     if (transfer->serve_big && --transfer->serve_big->serving == 0 &&
         (transfer->serve_big->is_dead || transfer->status == UMBP_OK)) {
         struct big *big = transfer->serve_big;
