@@ -9,11 +9,11 @@
  * was never parked or others may call us, else when nobody has waited for LEASE_NS, since waking it
  * after each call would cost more than the call.
  *
- * Before it sleeps, who polls goes on for a while after the last thing that happened: a waiter for
- * spin_us at least; SPIN_MOST times as long, and the endpoint's thread too if it listens, while
- * most of the last SPIN_HISTORY waits ended within that time (both sides asleep, each wake-up makes
- * the other's wait longer; one that stays awake ends this). Between two passes of it the token is
- * free, and now and then the core, which may be the one that the other side wants to run on.
+ * Before it sleeps, who polls goes on for spin_us after the last thing that happened: a waiter, and
+ * the endpoint's thread if it listens. And SPIN_MOST times as long after what came last, while most
+ * of the last SPIN_HISTORY waits ended within that time (both sides asleep, each wake-up makes the
+ * other's wait longer; one that stays awake ends this). Between two passes of it the token is free,
+ * and now and then the core, which may be the one that the other side wants to run on.
  *
  * Nobody misses anything, because whoever is about to sleep first says so (`asleep`), then looks at
  * the submissions, tasks and latches once more; and who adds to those first adds, then looks at
@@ -31,9 +31,9 @@
     16 /* of the endpoint's thread before it looks whether a waiter wants to poll                  \
         */
 #define CQ_BATCH 32
-#define SPINS_PER_YIELD 4u /* passes; each looks at the sockets, about a microsecond */
-#define SPIN_MOST 5u       /* times spin_us */
-#define SPIN_HISTORY 8u    /* bits of struct spin */
+#define SPINS_PER_YIELD 16u /* passes; each looks at the sockets, a third of a microsecond */
+#define SPIN_MOST 5u        /* times spin_us */
+#define SPIN_HISTORY 8u     /* bits of struct spin */
 #define SLEEP_MAX_NS (1 * NS_PER_S)
 
 /* ------------------------------------------------------------------------------- the token ---- */
@@ -205,7 +205,8 @@ static void completion_error(struct ofi *ofi)
     struct context *context = entry.op_context;
     if (context->kind == CONTEXT_RX) {
         /* A cut or too long message; whose it was is not told. Its connection ends by itself. */
-        fabric_ofi_rx_post(ofi, CONTAINER_OF(context, struct rx, context));
+        ofi->rxs_posted--;
+        (void)fabric_ofi_rx_post(ofi, CONTAINER_OF(context, struct rx, context));
     } else if (context->kind == CONTEXT_TX) {
         fabric_ofi_tx_done(ofi, CONTAINER_OF(context, struct tx, context), false);
     } else {
@@ -232,6 +233,7 @@ static bool read_completions(struct ofi *ofi)
         }
         ofi->arrivals += context->kind != CONTEXT_TX;
         if (context->kind == CONTEXT_RX) {
+            ofi->rxs_posted--;
             fabric_ofi_received(ofi, CONTAINER_OF(context, struct rx, context), entries[i].len);
         } else if (context->kind == CONTEXT_TX) {
             fabric_ofi_tx_done(ofi, CONTAINER_OF(context, struct tx, context), true);
@@ -253,14 +255,14 @@ static bool run_timers(struct ofi *ofi)
     return any;
 }
 
+/* In the place of those that requests hold. */
 static void post_spare(struct ofi *ofi)
 {
-    struct rx *rx = ofi->rxs_spare;
-    ofi->rxs_spare = NULL;
-    while (rx) {
-        struct rx *next = rx->next;
-        fabric_ofi_rx_post(ofi, rx);
-        rx = next;
+    bool has_room = true;
+    while (has_room && ofi->rxs_spare && ofi->rxs_posted < ofi->rxs_wanted) {
+        struct rx *rx = ofi->rxs_spare;
+        ofi->rxs_spare = rx->next;
+        has_room = fabric_ofi_rx_post(ofi, rx);
     }
 }
 
@@ -319,9 +321,7 @@ static bool pass(struct ofi *ofi, bool look_at_events)
         ofi->is_dry = true;
         any = true;
     }
-    if (ofi->rxs_spare) {
-        post_spare(ofi);
-    }
+    post_spare(ofi);
     finish_dead(ofi);
     fabric_ofi_pump(ofi);
     if (look_at_events || ++ofi->passes % 16 == 0) {
@@ -381,15 +381,20 @@ static void spin_learn(struct spin *spin, uint64_t most_ns, uint64_t waited_ns)
     spin->history = (uint8_t)(spin->history << 1 | (waited_ns <= most_ns));
 }
 
-/* How long to go on without anything happening. */
-static uint64_t spin_allowed(const struct ofi *ofi, const struct fabric_latch *latch)
+/* Whether to go on, when nothing has happened since `active_ns` and nothing has come since
+ * `came_ns`. */
+static bool spin_pays(const struct ofi *ofi, const struct fabric_latch *latch, uint64_t active_ns,
+                      uint64_t came_ns)
 {
     const struct spin *spin = latch ? &ofi->waiter_spin : &ofi->thread_spin;
-    if ((latch || ofi->options.listen) &&
-        (unsigned)__builtin_popcount(spin->history) > SPIN_HISTORY / 2) {
-        return SPIN_MOST * ofi->spin_ns;
+    if (!latch && !ofi->options.listen) {
+        return false;
     }
-    return latch ? ofi->spin_ns : 0;
+    if ((unsigned)__builtin_popcount(spin->history) > SPIN_HISTORY / 2 &&
+        ofi->now_ns - came_ns < SPIN_MOST * ofi->spin_ns) {
+        return true;
+    }
+    return ofi->now_ns - active_ns < ofi->spin_ns;
 }
 
 /* After a pass of the endpoint's thread: what came, came so long after what had come before. */
@@ -410,7 +415,7 @@ static void poll_once(struct ofi *ofi, struct fabric_latch *latch, uint64_t dead
                       uint64_t began_ns)
 {
     bool look = true;
-    uint64_t active_ns = began_ns;
+    uint64_t active_ns = latch ? began_ns : ofi->active_ns;
     token_take(ofi);
     for (unsigned passes = 0, idle = 0;; passes++) {
         bool any = pass(ofi, look);
@@ -421,17 +426,18 @@ static void poll_once(struct ofi *ofi, struct fabric_latch *latch, uint64_t dead
         }
         if (!latch) {
             thread_learn(ofi);
-            active_ns = ofi->arrived_ns;
+            ofi->active_ns = any ? ofi->now_ns : ofi->active_ns;
         }
         if (any) {
-            active_ns = latch ? ofi->now_ns : active_ns;
+            active_ns = ofi->now_ns;
             idle = 0;
             if (ofi->now_ns >= deadline_ns || (!latch && passes >= PASSES_MAX)) {
                 break;
             }
             continue;
         }
-        if (ofi->now_ns >= deadline_ns || ofi->now_ns - active_ns >= spin_allowed(ofi, latch)) {
+        if (ofi->now_ns >= deadline_ns ||
+            !spin_pays(ofi, latch, active_ns, latch ? active_ns : ofi->arrived_ns)) {
             sleep_until_event(ofi, latch, deadline_ns);
             return;
         }

@@ -80,7 +80,7 @@ static void request_free(struct ofi *ofi, struct request *request)
     ofi->requests_count--;
     if (request->rx) {
         ofi->rxs_held--;
-        fabric_ofi_rx_post(ofi, request->rx);
+        (void)fabric_ofi_rx_post(ofi, request->rx);
         request->rx = NULL;
     }
     if (request->big) {
@@ -175,12 +175,16 @@ bool fabric_ofi_control(struct peer *peer, enum wire_kind kind, uint64_t id,
     return true;
 }
 
-void fabric_ofi_rx_post(struct ofi *ofi, struct rx *rx)
+bool fabric_ofi_rx_post(struct ofi *ofi, struct rx *rx)
 {
-    if (fi_recv(ofi->srx, rx->buffer, BUFFER_BYTES, ofi->slab_descriptor, 0, &rx->context)) {
-        rx->next = ofi->rxs_spare;
-        ofi->rxs_spare = rx;
+    if (ofi->rxs_posted < ofi->rxs_wanted &&
+        !fi_recv(ofi->srx, rx->buffer, BUFFER_BYTES, ofi->slab_descriptor, 0, &rx->context)) {
+        ofi->rxs_posted++;
+        return true;
     }
+    rx->next = ofi->rxs_spare;
+    ofi->rxs_spare = rx;
+    return false;
 }
 
 /* --------------------------------------------------------------------------- large messages --- */
@@ -758,6 +762,6 @@ void fabric_ofi_received(struct ofi *ofi, struct rx *rx, size_t bytes)
         kept = frame_hear(peer, frame, rx->buffer + sizeof(*frame), rx);
     }
     if (!kept) {
-        fabric_ofi_rx_post(ofi, rx);
+        (void)fabric_ofi_rx_post(ofi, rx);
     }
 }

@@ -241,8 +241,9 @@ static enum umbp_status make_provider(struct ofi *ofi)
         }
         ofi->slab_descriptor = fi_mr_desc(ofi->slab_mr);
     }
+    ofi->rxs_wanted = ofi->is_tcp ? RX_WARM : ofi->rx_count;
     for (uint32_t i = 0; i < ofi->rx_count; i++) {
-        fabric_ofi_rx_post(ofi, &ofi->rxs[i]);
+        (void)fabric_ofi_rx_post(ofi, &ofi->rxs[i]);
     }
     return UMBP_OK;
 }

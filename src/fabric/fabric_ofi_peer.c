@@ -163,6 +163,7 @@ void fabric_ofi_peer_close(struct peer *peer, enum umbp_status reason)
     if (peer->ep) {
         fi_close(&peer->ep->fid);
         peer->ep = NULL;
+        ofi->rxs_wanted--;
     }
     ofi->is_dry = false;
     list_remove(&peer->pumping);
@@ -261,6 +262,7 @@ static enum umbp_status ep_make(struct peer *peer, struct fi_info *info)
         peer->ep = NULL;
         return UMBP_IO;
     }
+    ofi->rxs_wanted++;
     if (fi_ep_bind(peer->ep, &ofi->eq->fid, 0) ||
         fi_ep_bind(peer->ep, &ofi->cq->fid, FI_TRANSMIT | FI_RECV) ||
         fi_ep_bind(peer->ep, &ofi->srx->fid, 0) || fi_enable(peer->ep)) {

@@ -123,8 +123,12 @@ struct wire_share {
 #define FRAME_BODY_MAX FABRIC_EAGER_BYTES
 #define BUFFER_BYTES (sizeof(struct wire_frame) + FRAME_BODY_MAX)
 #define BUFFER_STRIDE ((size_t)68 << 10)
-#define RX_POSTED 128u  /* receive buffers that are with the provider whatever happens */
-#define TX_CONTROL 256u /* small send buffers, besides two for each connection */
+#define RX_POSTED 128u /* receive buffers that requests and reads never hold */
+/* With tcp, which leaves in the socket what has no buffer, so many are with the provider, and one
+ * for each connection, which may sit on it amid a message: it takes them in turns, and few stay in
+ * the caches. Other providers want one for each message on its way. */
+#define RX_WARM 16u
+#define TX_CONTROL 256u                /* small send buffers, besides two for each connection */
 #define SMALL_STRIDE ((size_t)4 << 10) /* of those: all frames but the user's */
 #define SMALL_PER_PEER 128u            /* on the way to one peer; more, and it does not listen */
 #define TX_PER_PEER 128u               /* one-way messages on the way to one peer */
@@ -428,6 +432,7 @@ struct ofi {
     struct spin waiter_spin, thread_spin;
     uint64_t arrivals, arrivals_seen; /* of completions that are not of our messages */
     uint64_t arrived_ns;              /* when the endpoint's thread saw the last */
+    uint64_t active_ns;               /* when anything last happened in a pass of that thread */
 
     /* who polls; under lock */
     struct mutex lock;
@@ -453,8 +458,10 @@ struct ofi {
     struct tx *txs_free;
     unsigned txs_free_count;
     struct rx *rxs;
-    struct rx *rxs_spare; /* not posted, for want of room in the provider; the token's */
-    unsigned rxs_held;    /* with requests and serves; the token's */
+    struct rx *rxs_spare; /* not posted: rxs_wanted are, or the provider has no room; the token's */
+    unsigned rxs_posted;  /* the token's */
+    unsigned rxs_wanted;
+    unsigned rxs_held; /* with requests and serves; the token's */
     struct transfer *transfers;
     struct transfer *transfers_free;
     struct pull *pulls;
@@ -561,7 +568,8 @@ void fabric_ofi_tx_retry(struct peer *peer);
 /* A frame without a body. False: no buffer. */
 bool fabric_ofi_control(struct peer *peer, enum wire_kind kind, uint64_t id,
                         enum umbp_status status);
-void fabric_ofi_rx_post(struct ofi *ofi, struct rx *rx);
+/* To the provider; false: to the spare ones. */
+bool fabric_ofi_rx_post(struct ofi *ofi, struct rx *rx);
 void fabric_ofi_received(struct ofi *ofi, struct rx *rx, size_t bytes);
 enum umbp_status fabric_ofi_call(struct fabric *fabric, const struct fabric_call *call);
 void fabric_ofi_answer(struct fabric *fabric, struct fabric_request *request,
