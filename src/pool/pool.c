@@ -270,6 +270,19 @@ void hints_read(struct pool_area *area)
     mutex_unlock(&pool->hint_lock);
 }
 
+void hints_look(struct question *question)
+{
+    struct pool_area *area = question->area;
+    struct pool *pool = area->pool;
+    bool any = false;
+    mutex_lock(&pool->hint_lock);
+    for (uint32_t i = 0; i < question->count; i++) {
+        any |= hint_find(pool, area->wants[i].print) != LINK_NONE;
+    }
+    mutex_unlock(&pool->hint_lock);
+    area->has_hints = any;
+}
+
 void hint_drop(struct pool *pool, struct fingerprint print)
 {
     mutex_lock(&pool->hint_lock);
@@ -524,20 +537,6 @@ enum umbp_status pool_batch_remove(struct pool *pool, const struct umbp_key *key
     return batch_run(pool, &batch, keys, count, statuses_out);
 }
 
-/* Whether each of up to POOL_CHUNK keys is held somewhere. */
-static void exists_some(struct pool_area *area, const struct umbp_key *keys, size_t count,
-                        uint8_t *found_out)
-{
-    for (size_t j = 0; j < count; j++) {
-        add_key(area, keys, j);
-    }
-    exists_chunk(area);
-    for (size_t j = 0; j < count; j++) {
-        found_out[j] = area->items[j].status == UMBP_OK;
-    }
-    chunk_end(area, NULL);
-}
-
 enum umbp_status pool_batch_exists(struct pool *pool, const struct umbp_key *keys, size_t count,
                                    uint8_t *found_out)
 {
@@ -547,7 +546,7 @@ enum umbp_status pool_batch_exists(struct pool *pool, const struct umbp_key *key
         return status;
     }
     for (size_t i = 0; i < count; i += POOL_CHUNK) {
-        exists_some(area, keys + i, size_min(count - i, POOL_CHUNK), found_out + i);
+        exists_chunk(area, keys + i, (uint32_t)size_min(count - i, POOL_CHUNK), found_out + i);
     }
     area_give(area);
     return UMBP_OK;
@@ -566,7 +565,7 @@ enum umbp_status pool_exists_consecutive(struct pool *pool, const struct umbp_ke
     }
     while (hits < count) {
         size_t some = size_min(count - hits, POOL_CHUNK);
-        exists_some(area, keys + hits, some, found);
+        exists_chunk(area, keys + hits, (uint32_t)some, found);
         const uint8_t *miss = memchr(found, 0, some);
         hits += miss ? (size_t)(miss - found) : some;
         if (miss) {

@@ -91,17 +91,6 @@ static bool link_by_master(struct pool_area *area)
 
 /* ----------------------------------------------------------------------------- exists ---- */
 
-static void exists_own(struct pool_area *area)
-{
-    uint32_t count = own_exists(area);
-    for (uint32_t i = 0; i < count; i++) {
-        if (area->found[i]) {
-            area->items[area->picked[i]].state = ITEM_DONE;
-            area->items[area->picked[i]].status = UMBP_OK;
-        }
-    }
-}
-
 void pool_cleared(struct pool *pool)
 {
     /* relaxed: who clears and then asks does so in one thread, or has synchronized */
@@ -115,17 +104,57 @@ static bool is_cleared(struct pool *pool)
            atomic_load_explicit(&pool->cleared_until_ns, memory_order_relaxed);
 }
 
-/* False: none answered, and hints were not read either. */
-static bool exists_at_master(struct pool_area *area)
+/* The keys that the own store does not have: area->keys, ->picked (where the caller has them) and
+ * ->wants. Returns how many. */
+static uint32_t exists_own(struct pool_area *area, const struct umbp_key *keys, uint32_t count,
+                           uint8_t *found_out)
 {
-    bool was_cleared = is_cleared(area->pool);
-    uint32_t count = area_pick_open(area);
-    uint32_t master;
-    if (!count || master_ask(area, PROTO_LOOKUP, count, &master) != UMBP_OK) {
-        return false;
-    }
+    struct pool *pool = area->pool;
+    struct store *store = pool->options.store;
+    uint32_t open = 0;
+
+    memset(found_out, 0, count);
     for (uint32_t i = 0; i < count; i++) {
-        struct pool_item *item = &area->items[area->picked[i]];
+        if (store_key_is_valid(keys[i])) {
+            area->keys[open] = keys[i];
+            area->picked[open++] = i;
+        }
+    }
+    if (store && open && store_batch_exists(store, area->keys, open, area->found) == UMBP_OK) {
+        uint32_t tried = open;
+        open = 0;
+        for (uint32_t i = 0; i < tried; i++) {
+            if (area->found[i]) {
+                found_out[area->picked[i]] = 1;
+            } else {
+                area->keys[open] = area->keys[i];
+                area->picked[open++] = area->picked[i];
+            }
+        }
+    }
+    for (uint32_t i = 0; i < open; i++) {
+        const struct umbp_key *key = &area->keys[i];
+        area->wants[i] =
+            (struct proto_want){hash_key(key->data, key->bytes, pool->options.hash_seed), 0};
+    }
+    return open;
+}
+
+/* Items of what was asked for, with what the master said if it answered. */
+static void exists_items(struct pool_area *area, uint32_t count, bool has_answer, bool was_cleared)
+{
+    for (uint32_t i = 0; i < count; i++) {
+        area->items[i] = (struct pool_item){
+            .key = area->keys[i],
+            .print = area->wants[i].print,
+            .asked_at = area->picked[i],
+            .status = UMBP_NOT_FOUND,
+        };
+    }
+    area->count = count;
+    hints_read(area);
+    for (uint32_t i = 0; has_answer && i < count; i++) {
+        struct pool_item *item = &area->items[i];
         if (area->found[i] && (was_cleared || item->hint == LINK_GONE)) {
             item->is_doubted = true; /* removed here: has the master heard, or is there another? */
         } else if (area->found[i]) {
@@ -133,7 +162,6 @@ static bool exists_at_master(struct pool_area *area)
             item->status = UMBP_OK;
         }
     }
-    return true;
 }
 
 /* Those that a node has just said to hold are done. */
@@ -167,12 +195,25 @@ static bool exists_doubted(struct pool_area *area)
     return any;
 }
 
-void exists_chunk(struct pool_area *area)
+void exists_chunk(struct pool_area *area, const struct umbp_key *keys, uint32_t count,
+                  uint8_t *found_out)
 {
+    bool was_cleared = is_cleared(area->pool);
+    uint32_t open = exists_own(area, keys, count, found_out);
+    uint32_t master;
+
     area->exclude_count = 0;
-    exists_own(area);
-    bool hints_were_read = exists_at_master(area);
-    if (link_by_hints(area, hints_were_read)) {
+    area->has_hints = false;
+    bool has_answer = open && master_ask_wants(area, PROTO_LOOKUP, open, &master) == UMBP_OK;
+    if (!open || (has_answer && !was_cleared && !area->has_hints)) {
+        /* As a rule: nothing is known here that the master may not know. */
+        for (uint32_t i = 0; i < open; i++) {
+            found_out[area->picked[i]] = area->found[i] != 0;
+        }
+        return;
+    }
+    exists_items(area, open, has_answer, was_cleared);
+    if (link_by_hints(area, true)) {
         ask_nodes(area);
         exists_settle(area);
     }
@@ -180,11 +221,10 @@ void exists_chunk(struct pool_area *area)
         exists_settle(area);
     }
     for (uint32_t i = 0; i < area->count; i++) {
-        if (area->items[i].state != ITEM_DONE) {
-            area->items[i].state = ITEM_DONE;
-            area->items[i].status = UMBP_NOT_FOUND;
-        }
+        const struct pool_item *item = &area->items[i];
+        found_out[item->asked_at] = item->state == ITEM_DONE && item->status == UMBP_OK;
     }
+    area->count = 0;
 }
 
 /* ----------------------------------------------------------------------------- remove ---- */

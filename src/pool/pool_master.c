@@ -223,7 +223,7 @@ static enum umbp_status ask_one(struct pool_area *area, struct question *questio
         return status;
     }
     if (question->meanwhile) {
-        question->meanwhile(area);
+        question->meanwhile(question);
     }
     pool_await(pool, &question->latch, deadline_ns);
     return question->status;
@@ -310,7 +310,7 @@ static enum umbp_status ask_of(struct pool_area *area, uint32_t master, enum pro
     struct question question = question_of(area, master, op, count);
     size_t bytes;
     question.take = take_placement;
-    question.meanwhile = op == PROTO_LOOKUP ? hints_read : NULL;
+    question.meanwhile = op == PROTO_LOOKUP ? hints_look : NULL;
     enum umbp_status status = encode(area, &question, &bytes);
     return status == UMBP_OK ? master_call(&question, bytes) : status;
 }
@@ -337,15 +337,21 @@ static enum umbp_status ask(struct pool_area *area, uint32_t master, enum proto_
 enum umbp_status master_ask(struct pool_area *area, enum proto_op op, uint32_t count,
                             uint32_t *master_out)
 {
+    for (uint32_t i = 0; i < count; i++) {
+        const struct pool_item *item = &area->items[area->picked[i]];
+        area->wants[i] = (struct proto_want){item->print, item->bytes};
+    }
+    return master_ask_wants(area, op, count, master_out);
+}
+
+enum umbp_status master_ask_wants(struct pool_area *area, enum proto_op op, uint32_t count,
+                                  uint32_t *master_out)
+{
     struct pool *pool = area->pool;
     uint32_t first = atomic_load_explicit(&pool->master_now, memory_order_relaxed);
     enum umbp_status status = UMBP_CLOSED;
     uint64_t held_back;
 
-    for (uint32_t i = 0; i < count; i++) {
-        const struct pool_item *item = &area->items[area->picked[i]];
-        area->wants[i] = (struct proto_want){item->print, item->bytes};
-    }
     for (uint32_t i = 0; i < pool->options.master_count; i++) {
         uint32_t master = (first + i) % pool->options.master_count;
         status = ask(area, master, op, count);

@@ -137,6 +137,7 @@ struct pool_item {
     link_id came_from; /* who answered it */
     link_id hint;      /* as hints_read found it */
     uint32_t twin;
+    uint32_t asked_at;         /* exists: where the caller has it */
     struct umbp_range whole;   /* of a plain put or get */
     struct umbp_range *sorted; /* put: ranges that were not in order; freed with the chunk */
     char *staged;              /* where its bytes pass through the staging memory, else NULL */
@@ -195,6 +196,7 @@ struct pool_area {
     enum umbp_status statuses[POOL_CHUNK];
     uint8_t found[POOL_CHUNK];
     uint32_t picked[POOL_CHUNK];
+    bool has_hints; /* of area->wants, as hints_look found them */
     struct proto_want wants[POOL_CHUNK];
     struct proto_route routes[POOL_CHUNK];
     uint64_t handles[POOL_UNKNOWN_MAX]; /* that a master named and we do not know yet */
@@ -308,9 +310,12 @@ void *area_sub_rows(struct pool_area *area, size_t bytes);
 /* Hints: which link a print was lately written to, or read from; or LINK_GONE. hint_get gives
  * LINK_NONE for those, hint_is_gone tells. */
 bool hint_is_gone(struct pool *pool, struct fingerprint print);
-/* `hint` of all open items, LINK_GONE among them, under one lock. PROTO_LOOKUP does so while it
- * waits for its answer. */
+/* `hint` of all open items, LINK_GONE among them, under one lock. */
 void hints_read(struct pool_area *area);
+/* Whether there is one, or LINK_GONE, of any print that is asked for. PROTO_LOOKUP does so while it
+ * waits for its answer. */
+struct question;
+void hints_look(struct question *question);
 void hint_put(struct pool *pool, struct fingerprint print, link_id link);
 link_id hint_get(struct pool *pool, struct fingerprint print);
 void hint_drop(struct pool *pool, struct fingerprint print);
@@ -325,7 +330,7 @@ struct question {
     uint64_t id;
     enum umbp_status status;
     enum umbp_status (*take)(struct question *question, const struct proto_frame *frame);
-    void (*meanwhile)(struct pool_area *area); /* once it is sent; NULL: nothing to do */
+    void (*meanwhile)(struct question *question); /* once it is sent; NULL: nothing to do */
     void *context;
 };
 struct question question_of(struct pool_area *area, uint32_t master, enum proto_op op,
@@ -339,6 +344,9 @@ MUST_USE enum umbp_status master_call(struct question *question, size_t frame_by
  */
 MUST_USE enum umbp_status master_ask(struct pool_area *area, enum proto_op op, uint32_t count,
                                      uint32_t *master_out);
+/* The same with area->wants[0..count) given. */
+MUST_USE enum umbp_status master_ask_wants(struct pool_area *area, enum proto_op op, uint32_t count,
+                                           uint32_t *master_out);
 /* Ask it who the nodes are that area->routes[0..count) name and that are not known yet. */
 void master_learn_routes(struct pool_area *area, uint32_t master, uint32_t count);
 /* The frame that an answer of a master carries, checked against what was asked. */
@@ -380,7 +388,8 @@ void requests_collect(struct pool_area *area);
 /* One chunk: area->items[0..count), of which those that are open are answered. */
 void put_chunk(struct pool_area *area);
 void get_chunk(struct pool_area *area);
-void exists_chunk(struct pool_area *area);
+void exists_chunk(struct pool_area *area, const struct umbp_key *keys, uint32_t count,
+                  uint8_t *found_out);
 void remove_chunk(struct pool_area *area);
 void stat_chunk(struct pool_area *area);
 
