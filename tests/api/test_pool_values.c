@@ -6,6 +6,8 @@
 #include "support_cluster.h"
 
 #include <inttypes.h>
+#include <pthread.h>
+#include <stdatomic.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -241,6 +243,79 @@ static void two_nodes_of_one_name_do_not_mix_their_values_up(void **state)
 }
 
 /* The owner forgets all, again and again, amid gets and puts of the same keys. */
+/* Reads two sets of large values, one after the other, until it is told to stop. */
+struct reading {
+    struct umbp_client *client;
+    _Atomic bool stop;
+    _Atomic uint64_t calls, found, missing, wrong;
+};
+
+static struct test_set large_set(uint64_t round)
+{
+    return (struct test_set){round % 2 ? "large1" : "large0", 0, 12, 1 << 20}; /* of 16 MiB */
+}
+
+static void *read_on(void *context)
+{
+    struct reading *reading = context;
+    for (uint64_t i = 0; !atomic_load(&reading->stop); i++) {
+        struct test_tally tally = test_set_get(reading->client, large_set(i));
+        atomic_fetch_add(&reading->found, tally.ok);
+        atomic_fetch_add(&reading->missing, tally.missing);
+        atomic_fetch_add(&reading->wrong, tally.wrong);
+        atomic_fetch_add(&reading->calls, 1);
+    }
+    return NULL;
+}
+
+static bool is_read(void *context)
+{
+    struct reading *reading = context;
+    return atomic_load(&reading->found) > 0;
+}
+
+/* What is cleared amid a read is followed at once by other values, in the pages that it left: in a
+ * tier that has hardly any others. */
+static void clear_under_reads(struct rig *rig, unsigned rounds)
+{
+    struct reading reading = {.client = rig->user};
+    pthread_t thread;
+    assert_int_equal(pthread_create(&thread, NULL, read_on, &reading), 0);
+    for (unsigned i = 0; i < rounds; i++) {
+        atomic_store(&reading.found, 0);
+        (void)test_member_put(&rig->node, large_set(i));
+        assert_true(test_wait_until(is_read, &reading, 20000));
+        test_member_tell(&rig->node, "clear x");
+        assert_string_equal(test_member_answer(&rig->node, 20000), umbp_status_name(UMBP_OK));
+    }
+    atomic_store(&reading.stop, true);
+    pthread_join(thread, NULL);
+    printf("%" PRIu64 " reads of large values, %" PRIu64 " missing, %" PRIu64 " wrong\n",
+           atomic_load(&reading.calls), atomic_load(&reading.missing), atomic_load(&reading.wrong));
+    assert_int_equal(atomic_load(&reading.wrong), 0);
+}
+
+/* Of all sizes, by another process. */
+static void clear_under_load(struct rig *rig, struct test_member *user, uint64_t seed)
+{
+    test_member_load(user, 3, seed, 10);
+    for (unsigned i = 0; i < (test_is_slow() ? 10 : 60); i++) {
+        uint64_t calls = test_member_load_now(user).calls;
+        test_member_tell(&rig->node, "clear x");
+        assert_string_equal(test_member_answer(&rig->node, 20000), umbp_status_name(UMBP_OK));
+        while (test_member_load_now(user).calls < calls + 10) {
+            test_sleep_ms(1);
+        }
+    }
+    struct test_load_result result = test_member_load_stop(user);
+    printf("%" PRIu64 " calls, %" PRIu64 " found or stored, %" PRIu64 " missing, %" PRIu64
+           " failed (%s)\n",
+           result.calls, result.ok, result.missing, result.failed,
+           umbp_status_name(result.failure));
+    assert_int_equal(result.wrong, 0);
+    assert_true(result.ok > 0 && result.missing > 0);
+}
+
 static void a_clear_while_others_read_costs_misses_only(void **state)
 {
     (void)state;
@@ -248,23 +323,9 @@ static void a_clear_while_others_read_costs_misses_only(void **state)
         struct rig rig;
         struct test_member user;
         rig_start(&rig, is_tcp);
+        clear_under_reads(&rig, test_is_slow() ? 10 : 40);
         test_member_start(&user, &rig.master, is_tcp ? tcp_user : user_only);
-        test_member_load(&user, 3, test_seed() + is_tcp, 10);
-        for (unsigned i = 0; i < (test_is_slow() ? 10 : 60); i++) {
-            uint64_t calls = test_member_load_now(&user).calls;
-            test_member_tell(&rig.node, "clear x");
-            assert_string_equal(test_member_answer(&rig.node, 20000), umbp_status_name(UMBP_OK));
-            while (test_member_load_now(&user).calls < calls + 10) {
-                test_sleep_ms(1);
-            }
-        }
-        struct test_load_result result = test_member_load_stop(&user);
-        printf("%" PRIu64 " calls, %" PRIu64 " found or stored, %" PRIu64 " missing, %" PRIu64
-               " failed (%s)\n",
-               result.calls, result.ok, result.missing, result.failed,
-               umbp_status_name(result.failure));
-        assert_int_equal(result.wrong, 0);
-        assert_true(result.ok > 0 && result.missing > 0);
+        clear_under_load(&rig, &user, test_seed() + is_tcp);
         test_member_end(&user);
         test_member_is_idle(&rig.node);
         test_member_tell(&rig.node, "clear x");
