@@ -76,14 +76,16 @@ static bool wait_for(const struct asked *asked, int fd, short what)
     }
 }
 
-/* A connected socket, or -1. */
-static int dial(const struct asked *asked)
+/* A connected socket, or -1 and why. */
+static int dial(const struct asked *asked, char *why_out, size_t why_bytes)
 {
     struct addrinfo hints = {.ai_socktype = SOCK_STREAM, .ai_flags = AI_ADDRCONFIG};
     struct addrinfo *found = NULL;
     int fd = -1;
 
-    if (getaddrinfo(asked->host, asked->port, &hints, &found) != 0) {
+    int rc = getaddrinfo(asked->host, asked->port, &hints, &found);
+    if (rc != 0) {
+        (void)snprintf(why_out, why_bytes, "the host is not known (%s)", gai_strerror(rc));
         return -1;
     }
     for (struct addrinfo *at = found; at && fd < 0; at = at->ai_next) {
@@ -91,12 +93,15 @@ static int dial(const struct asked *asked)
         socklen_t bytes = sizeof(error);
         fd = socket(at->ai_family, SOCK_STREAM | SOCK_NONBLOCK | SOCK_CLOEXEC, 0);
         if (fd < 0) {
+            (void)snprintf(why_out, why_bytes, "%s", strerror(errno));
             continue;
         }
         bool up = connect(fd, at->ai_addr, at->ai_addrlen) == 0 ||
                   (errno == EINPROGRESS && wait_for(asked, fd, POLLOUT) &&
                    getsockopt(fd, SOL_SOCKET, SO_ERROR, &error, &bytes) == 0 && error == 0);
         if (!up) {
+            error = error ? error : errno == EINPROGRESS ? ETIMEDOUT : errno;
+            (void)snprintf(why_out, why_bytes, "%s", strerror(error));
             close(fd);
             fd = -1;
         }
@@ -287,7 +292,7 @@ enum umbp_status client_door_ask(const struct client_door_question *question,
     if (status != UMBP_OK) {
         return status;
     }
-    int fd = dial(&asked);
+    int fd = dial(&asked, door_out->error, sizeof(door_out->error));
     if (fd < 0) {
         route_address(&asked, door_out->local, sizeof(door_out->local));
         guess(&asked, door_out);
@@ -297,6 +302,8 @@ enum umbp_status client_door_ask(const struct client_door_question *question,
     status = exchange(&asked, fd, &signpost);
     close(fd);
     if (status == UMBP_CLOSED) {
+        (void)snprintf(door_out->error, sizeof(door_out->error),
+                       "there is a connection, and nothing is answered");
         guess(&asked, door_out);
         return UMBP_OK;
     }

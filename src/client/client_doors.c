@@ -49,6 +49,7 @@ struct finder {
     struct client_door door;
     struct rng rng;
     struct log_limit log_stranger;
+    struct log_limit log_silent;
 };
 
 struct client_doors {
@@ -112,6 +113,13 @@ static void ask(struct finder *finder)
         mutex_unlock(&doors->lock);
         log_warn("master_is_a_stranger", "status=%s suppressed=%llu reason=\"%s\"",
                  umbp_status_name(status), (unsigned long long)held_back, door.error);
+        mutex_lock(&doors->lock);
+    }
+    bool is_silent = status == UMBP_OK && door.is_guess && !doors->stopping;
+    if (is_silent && log_limit_pass(&finder->log_silent, STRANGER_LOG_MS, &held_back)) {
+        mutex_unlock(&doors->lock);
+        log_warn("master_does_not_answer", "master=%s reason=\"%s\" suppressed=%llu",
+                 question.address, door.error, (unsigned long long)held_back);
         mutex_lock(&doors->lock);
     }
 }

@@ -478,6 +478,12 @@ void node_destroy(struct node *node)
 
 /* ---------------------------------------------------------------------------- stats ------ */
 
+static uint64_t bits_of(const _Atomic uint64_t *mask)
+{
+    /* relaxed: statistics */
+    return (uint64_t)__builtin_popcountll(atomic_load_explicit(mask, memory_order_relaxed));
+}
+
 void node_stats(const struct node *node, struct umbp_stat_value *values_out, size_t capacity,
                 size_t *count_out)
 {
@@ -494,6 +500,8 @@ void node_stats(const struct node *node, struct umbp_stat_value *values_out, siz
          false},
         {"node.slots_now", atomic_load_explicit(&counters->slots_now, memory_order_relaxed), false},
         {"node.lanes_now", atomic_load_explicit(&counters->lanes_now, memory_order_relaxed), false},
+        {"node.masters_now", bits_of(&counters->masters_now), false},
+        {"node.masters_with_its_id_taken", bits_of(&counters->taken_now), false},
     };
     for (size_t i = 0; i < ARRAY_COUNT(values) && i < capacity; i++) {
         values_out[i] = values[i];

@@ -47,6 +47,8 @@ struct node_counters {
     _Atomic uint64_t grants_now;
     _Atomic uint64_t slots_now;
     _Atomic uint64_t lanes_now;
+    _Atomic uint64_t masters_now; /* these two: a bit a session; written on the loop */
+    _Atomic uint64_t taken_now;
 };
 /* relaxed: they are only read for statistics */
 #define NODE_COUNT(owner, name, n)                                                                 \

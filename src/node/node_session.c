@@ -63,7 +63,11 @@ struct node_session {
     uint64_t sync_not_before_ns;
     uint32_t sync_pause_ms;
     struct log_limit refused;
+    struct log_limit unreached;
 };
+
+#define REFUSED_LOG_MS 10000u
+#define UNREACHED_LOG_MS 60000u
 
 static void session_work(struct node_session *session);
 static void session_tick(struct fabric_timer *timer);
@@ -121,6 +125,24 @@ static void tick_in(struct node_session *session, uint32_t ms)
     }
 }
 
+static void set_bit(const struct node_session *session, _Atomic uint64_t *mask, bool on)
+{
+    uint64_t bit = UINT64_C(1) << session->index;
+    /* relaxed: statistics */
+    if (on) {
+        atomic_fetch_or_explicit(mask, bit, memory_order_relaxed);
+    } else {
+        atomic_fetch_and_explicit(mask, ~bit, memory_order_relaxed);
+    }
+}
+
+/* The master lists us, refuses our id, or neither. */
+static void set_standing(const struct node_session *session, bool is_listed, bool is_taken)
+{
+    set_bit(session, &session->owner->counters.masters_now, is_listed);
+    set_bit(session, &session->owner->counters.taken_now, is_taken);
+}
+
 /* Begin again after a pause. A sync that was under way begins anew. */
 static void session_fail(struct node_session *session)
 {
@@ -132,6 +154,7 @@ static void session_fail(struct node_session *session)
         session->peer = 0;
     }
     session->state = SESSION_IDLE;
+    set_bit(session, &session->owner->counters.masters_now, false);
     session->wants_sync |= session->is_syncing;
     session->is_syncing = false;
     if (session->owner->options.master_wanted) {
@@ -211,6 +234,21 @@ static void confirm_bundle(struct node_session *session)
 
 /* ------------------------------------------------------------------------- register ------ */
 
+static void tell_refusal(const struct node_session *session, enum umbp_status status,
+                         uint64_t held_back)
+{
+    if (status == UMBP_BUSY) {
+        log_error("id_taken",
+                  "master=%s id=\"%s\" reason=\"another live node has this id: what is here is not "
+                  "found by others until it ends or one of the two gets another pool.node_id\" "
+                  "suppressed=%llu",
+                  session->address, session->owner->options.id, (unsigned long long)held_back);
+        return;
+    }
+    log_warn("register_failed", "master=%s status=%s suppressed=%llu", session->address,
+             umbp_status_name(status), (unsigned long long)held_back);
+}
+
 static void registered(void *context, const struct fabric_reply *reply)
 {
     struct node_session *session = context;
@@ -222,15 +260,16 @@ static void registered(void *context, const struct fabric_reply *reply)
     if (session->state != SESSION_REGISTERING) {
         return;
     }
+    set_standing(session, status == UMBP_OK, status == UMBP_BUSY);
     if (status != UMBP_OK) {
-        if (log_limit_pass(&session->refused, 10000, &held_back)) {
-            log_warn("register_failed", "master=%s status=%s suppressed=%llu", session->address,
-                     umbp_status_name(status), (unsigned long long)held_back);
+        if (log_limit_pass(&session->refused, REFUSED_LOG_MS, &held_back)) {
+            tell_refusal(session, status, held_back);
         }
         session_fail(session);
         return;
     }
     NODE_COUNT(session->owner, registrations, 1);
+    log_info("registered", "master=%s id=\"%s\"", session->address, session->owner->options.id);
     session->state = SESSION_ACTIVE;
     session->pause_ms = PAUSE_MIN_MS;
     session->beat_ns = node_now_ns(session->owner);
@@ -276,6 +315,7 @@ static void session_register(struct node_session *session)
 static void connected(void *context, enum umbp_status status, fabric_peer peer)
 {
     struct node_session *session = context;
+    uint64_t held_back = 0;
     if (session->state != SESSION_CONNECTING) {
         if (status == UMBP_OK) {
             fabric_disconnect(session->owner->fabric, peer);
@@ -283,6 +323,13 @@ static void connected(void *context, enum umbp_status status, fabric_peer peer)
         return;
     }
     if (status != UMBP_OK) {
+        set_standing(session, false, false);
+        if (log_limit_pass(&session->unreached, UNREACHED_LOG_MS, &held_back)) {
+            log_warn("master_unreachable",
+                     "door=%s status=%s reason=\"no connection to the master's fabric door; others "
+                     "do not find what is here meanwhile\" suppressed=%llu",
+                     session->address, umbp_status_name(status), (unsigned long long)held_back);
+        }
         session_fail(session);
         return;
     }

@@ -5,6 +5,7 @@
  * costs one call its wait, not each.
  */
 #include "support_cluster.h"
+#include "support_program.h"
 
 #include <arpa/inet.h>
 #include <poll.h>
@@ -91,6 +92,36 @@ static void a_master_that_comes_after_its_clients_is_found_wherever_its_door_is(
     assert_true(test_member_stat(&node, "node.puts_stored") >= set.count);
     test_member_end(&user);
     test_member_end(&node);
+    test_master_stop(&master);
+}
+
+/* ------------------------------------------------------------------------------- ids ---- */
+
+static void a_node_with_the_id_of_a_living_one_says_so_and_ends(void **state)
+{
+    static const char *const named[] = {"pool.node_id", "same", NULL};
+    struct test_master master;
+    struct test_member first;
+    struct test_output output;
+    (void)state;
+
+    test_master_start(&master, NULL);
+    test_member_start(&first, &master, named);
+    test_program(&output, "node", "--masters", master.address, "--pool.node_id", "same", "--dram",
+                 "8MiB");
+    if (output.code != 3 || output.out_bytes != 0 ||
+        strstr(output.err, "umbp node: the id \"same\" is taken") == NULL) {
+        fail_msg("exit code %d: %s%s", output.code, output.out, output.err);
+    }
+    test_output_free(&output);
+    assert_int_equal(test_member_stat(&first, "node.masters_now"), 1);
+
+    /* Its next life, that begins before the master has seen the end of this one, is let in. */
+    test_stop(first.pid);
+    struct test_member next;
+    test_member_start(&next, &master, named);
+    assert_int_equal(test_member_stat(&next, "node.masters_with_its_id_taken"), 0);
+    test_member_end(&next);
     test_master_stop(&master);
 }
 
@@ -318,6 +349,7 @@ int main(int argc, char **argv)
     const struct CMUnitTest tests[] = {
         TEST(a_master_whose_fabric_door_moved_is_found_again_by_nodes_and_clients),
         TEST(a_master_that_comes_after_its_clients_is_found_wherever_its_door_is),
+        TEST(a_node_with_the_id_of_a_living_one_says_so_and_ends),
         TEST(a_master_on_all_addresses_is_reached_by_both_families),
         TEST(a_stopped_master_costs_one_call_its_wait_and_is_asked_again_when_it_goes_on),
         TEST(of_two_masters_one_stops_and_the_other_serves),
