@@ -59,12 +59,13 @@ static enum tool_exit run(const struct tool_args *args)
 
 const struct tool tool_exists = {
     .name = "exists",
-    .summary = "tell whether an SSD directory holds keys",
-    .synopsis = "--ssd-dir DIR KEY...",
-    .about = "Says for each KEY whether the directory holds it. Exits with 0 when all are there, "
-             "with 1\n"
-             "when one is not. Works while an engine has the directory open.\n\n"
+    .summary = "tell whether an SSD directory or a cluster holds keys",
+    .synopsis = "(--ssd-dir DIR | --masters HOST:PORT) KEY...",
+    .about = "Says for each KEY whether the directory or the cluster holds it. Exits with 0 when "
+             "all are\n"
+             "there, with 1 when one is not. Works while an engine has the directory open.\n\n"
              "  umbp exists --ssd-dir /tmp/pool greeting\n"
+             "  umbp exists --masters 127.0.0.1:50051 greeting\n"
              "  umbp exists --ssd-dir /tmp/pool --quiet greeting && echo there",
     .flags = flags,
     .takes_config = true,

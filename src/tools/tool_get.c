@@ -108,14 +108,15 @@ static enum tool_exit run(const struct tool_args *args)
 
 const struct tool tool_get = {
     .name = "get",
-    .summary = "read one value from an SSD directory",
-    .synopsis = "--ssd-dir DIR KEY",
+    .summary = "read one value from an SSD directory or a cluster",
+    .synopsis = "(--ssd-dir DIR | --masters HOST:PORT) KEY",
     .about =
         "Writes the value of KEY to standard output, or into a file. Its checksum is verified "
         "first;\n"
         "a damaged value is an error and gives no byte. Works while an engine has the directory\n"
-        "open. Exits with 1 when the key is not there.\n\n"
+        "open. Exits with 1 when the key is not there, with 3 when nobody could tell.\n\n"
         "  umbp get --ssd-dir /tmp/pool greeting\n"
+        "  umbp get --masters 127.0.0.1:50051 greeting\n"
         "  umbp get --ssd-dir /tmp/pool --hex 00ff10 --output /tmp/value",
     .flags = flags,
     .takes_config = true,

@@ -178,8 +178,8 @@ static enum tool_exit run(const struct tool_args *args)
 
 const struct tool tool_put = {
     .name = "put",
-    .summary = "store one value in an SSD directory",
-    .synopsis = "--ssd-dir DIR KEY [FILE]",
+    .summary = "store one value in an SSD directory or a cluster",
+    .synopsis = "(--ssd-dir DIR | --masters HOST:PORT) KEY [FILE]",
     .about = "Stores the bytes of FILE (or of standard input) under KEY. The directory is made if "
              "it is\n"
              "not there; no engine may have it open. A key that is there already keeps its first "
@@ -187,6 +187,7 @@ const struct tool tool_put = {
              "which is a success. When this says stored, the value is on stable storage.\n"
              "With --masters it goes to a node of that cluster instead.\n\n"
              "  echo hello | umbp put --ssd-dir /tmp/pool greeting\n"
+             "  echo hello | umbp put --masters 127.0.0.1:50051 greeting\n"
              "  umbp put --ssd-dir /tmp/pool --hex 00ff10 /etc/hostname",
     .flags = flags,
     .takes_config = true,

@@ -93,11 +93,12 @@ static enum tool_exit run(const struct tool_args *args)
 
 const struct tool tool_rm = {
     .name = "rm",
-    .summary = "remove keys from an SSD directory",
-    .synopsis = "--ssd-dir DIR KEY...",
+    .summary = "remove keys from an SSD directory or a cluster",
+    .synopsis = "(--ssd-dir DIR | --masters HOST:PORT) KEY...",
     .about = "Removes each KEY, for good when this returns. No engine may have the directory open. "
              "Exits\n"
-             "with 1 when one of the keys was not there.\n\n"
+             "with 1 when one of the keys was not there. With --masters every node that holds it "
+             "is asked.\n\n"
              "  umbp rm --ssd-dir /tmp/pool greeting",
     .flags = flags,
     .takes_config = true,

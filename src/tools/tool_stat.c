@@ -84,6 +84,18 @@ static enum tool_exit show_statistics(const struct tool_args *args, struct umbp_
     return TOOL_OK;
 }
 
+/* Of a cluster nothing is known before somebody was asked. */
+static enum tool_exit ask_masters(const struct tool_args *args, struct umbp_client *client)
+{
+    const struct umbp_key none = {"umbp stat", 9};
+    if (!umbp_client_is_distributed(client)) {
+        return TOOL_OK;
+    }
+    enum umbp_status status = umbp_exists(client, none); /* which it is does not matter */
+    return status != UMBP_OK && tool_store_is_unsure(client) ? tool_store_tell_unsure(args)
+                                                             : TOOL_OK;
+}
+
 static enum tool_exit run(const struct tool_args *args)
 {
     struct umbp_client *client;
@@ -92,6 +104,9 @@ static enum tool_exit run(const struct tool_args *args)
         return worst;
     }
     if (args->operand_count == 0) {
+        worst = ask_masters(args, client);
+    }
+    if (args->operand_count == 0 && worst == TOOL_OK) {
         worst = show_statistics(args, client);
     }
     for (size_t i = 0; i < args->operand_count; i++) {
@@ -104,11 +119,12 @@ static enum tool_exit run(const struct tool_args *args)
 const struct tool tool_stat = {
     .name = "stat",
     .summary = "tell what is known of keys, or of a whole SSD directory",
-    .synopsis = "--ssd-dir DIR [KEY]...",
+    .synopsis = "(--ssd-dir DIR | --masters HOST:PORT) [KEY]...",
     .about =
         "Tells size, depth and place of each KEY; without one, the statistics of the store as it\n"
         "opens the directory. Works while an engine has the directory open. Exits with 1 when a\n"
-        "key is not there.\n\n"
+        "key is not there. With --masters and no KEY: what this command's own client counted\n"
+        "when it asked the masters; the cluster's figures are at /metrics of a master.\n\n"
         "  umbp stat --ssd-dir /tmp/pool greeting\n"
         "  umbp stat --ssd-dir /tmp/pool --json",
     .flags = flags,

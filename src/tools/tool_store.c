@@ -186,7 +186,7 @@ static uint64_t stat_of(const struct umbp_stat_value *values, size_t count, cons
 }
 
 /* A miss that nobody stands behind: every question to a master came back without an answer. */
-static bool is_unsure(struct umbp_client *client)
+bool tool_store_is_unsure(struct umbp_client *client)
 {
     struct umbp_stat_value values[256];
     size_t count = 0;
@@ -201,16 +201,27 @@ static bool is_unsure(struct umbp_client *client)
            (tried > 0 && calls == stat_of(values, count, "pool.master_failures"));
 }
 
+enum tool_exit tool_store_tell_unsure(const struct tool_args *args)
+{
+    char masters[CONFIG_TEXT_BYTES_MAX + 1];
+    enum umbp_status status =
+        umbp_config_get(args->config, "pool.masters", masters, sizeof masters);
+    ASSERT(status == UMBP_OK);
+    return tool_fail(
+        args->tool, TOOL_FAILED,
+        "no master answered: is one running at %s, and can it be reached from here? (What was not "
+        "found may be there all the same.)",
+        masters);
+}
+
 enum tool_exit tool_store_close(const struct tool_args *args, struct umbp_client *client,
                                 enum tool_exit code)
 {
     if (client == NULL) {
         return code;
     }
-    if (code == TOOL_MISS && is_unsure(client)) {
-        code = tool_fail(args->tool, TOOL_FAILED,
-                         "who should know did not answer: what was not found may be there all the "
-                         "same; is the master running at --masters, and can it be reached?");
+    if ((code == TOOL_MISS || code == TOOL_FAILED) && tool_store_is_unsure(client)) {
+        code = tool_store_tell_unsure(args);
     }
     enum umbp_status status = umbp_client_close(client, 0);
     if (status != UMBP_OK && code != TOOL_FAILED) {

@@ -160,6 +160,11 @@ extern const struct tool_setting tool_store_writer[]; /* forced: the owner; litt
  * On failure the reason is printed and *client_out is NULL. */
 enum tool_exit tool_store_open(const struct tool_args *args, uint64_t value_bytes,
                                struct umbp_client **client_out);
+/* Of a cluster's client: whether no question to a master was answered, so that a miss says nothing.
+ */
+bool tool_store_is_unsure(struct umbp_client *client);
+/* Says so. */
+enum tool_exit tool_store_tell_unsure(const struct tool_args *args);
 /* Close; a failure to close in order is printed and turns TOOL_OK into TOOL_FAILED. */
 enum tool_exit tool_store_close(const struct tool_args *args, struct umbp_client *client,
                                 enum tool_exit code);

@@ -125,6 +125,31 @@ static void a_node_with_the_id_of_a_living_one_says_so_and_ends(void **state)
     test_master_stop(&master);
 }
 
+/* The commands on a cluster where nobody listens. */
+static void a_command_that_no_master_answers_says_at_which_address(void **state)
+{
+    static const char *const commands[][3] = {{"get", "key"}, {"exists", "key"}, {"put", "key"},
+                                              {"rm", "key"},  {"stat", "key"},   {"stat"}};
+    struct test_master master;
+    char words[200];
+    (void)state;
+
+    test_master_start(&master, NULL);
+    test_master_kill(&master);
+    (void)snprintf(words, sizeof(words), "is one running at %s,", master.address);
+    for (unsigned i = 0; i < sizeof(commands) / sizeof(commands[0]); i++) {
+        struct test_output output;
+        const char *const arguments[] = {commands[i][0], "--masters", master.address,
+                                         commands[i][1], NULL};
+        test_program_run(&output, arguments, "value", 5, NULL);
+        if (output.code != 3 || strstr(output.err, words) == NULL) {
+            fail_msg("umbp %s: exit code %d: %s%s", commands[i][0], output.code, output.out,
+                     output.err);
+        }
+        test_output_free(&output);
+    }
+}
+
 /* -------------------------------------------------------------------------- families ---- */
 
 static bool has_six(void)
@@ -350,6 +375,7 @@ int main(int argc, char **argv)
         TEST(a_master_whose_fabric_door_moved_is_found_again_by_nodes_and_clients),
         TEST(a_master_that_comes_after_its_clients_is_found_wherever_its_door_is),
         TEST(a_node_with_the_id_of_a_living_one_says_so_and_ends),
+        TEST(a_command_that_no_master_answers_says_at_which_address),
         TEST(a_master_on_all_addresses_is_reached_by_both_families),
         TEST(a_stopped_master_costs_one_call_its_wait_and_is_asked_again_when_it_goes_on),
         TEST(of_two_masters_one_stops_and_the_other_serves),
