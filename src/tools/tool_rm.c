@@ -62,6 +62,11 @@ static enum tool_exit remove_keys(const struct tool_args *args, const struct umb
     if (status != UMBP_OK) {
         worst = tool_fail(args->tool, TOOL_FAILED, "%s", umbp_status_text(status));
     }
+    for (size_t i = 0; worst == TOOL_OK && i < args->operand_count; i++) {
+        if (statuses[i] != UMBP_OK && tool_store_is_unsure(client)) {
+            worst = tool_store_tell_unsure(args);
+        }
+    }
     worst = tool_store_close(args, client, worst);
     for (size_t i = 0; worst != TOOL_FAILED && i < args->operand_count; i++) {
         enum tool_exit code = report(args, keys[i], statuses[i]);

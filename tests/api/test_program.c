@@ -178,7 +178,7 @@ static void wrong_values_name_the_flag_and_what_would_be_right(void **state)
     assert_usage_error("given twice");
     run_again();
     test_program(&output, "put", "--ssd-dir", "/tmp/x");
-    assert_usage_error("usage: umbp put --ssd-dir DIR KEY [FILE]");
+    assert_usage_error("usage: umbp put (--ssd-dir DIR | --masters HOST:PORT) KEY [FILE]");
     run_again();
     test_program(&output, "get", "key");
     assert_usage_error("--ssd-dir DIR");
