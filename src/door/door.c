@@ -173,8 +173,7 @@ static struct door_node *node_of(struct door *door, fabric_peer peer)
 }
 
 static void take_capacities(struct proto_rows rows, uint32_t count,
-                            struct master_capacity capacities[MASTER_TIERS],
-                            uint64_t keys[MASTER_TIERS])
+                            struct master_capacity capacities[MASTER_TIERS])
 {
     for (uint32_t i = 0; i < count; i++) {
         struct proto_capacity capacity = proto_capacity_at(rows, i);
@@ -188,7 +187,6 @@ static void take_capacities(struct proto_rows rows, uint32_t count,
             .evictable_bytes = u64_min(capacity.evictable_bytes, used),
             .largest_bytes = capacity.largest_bytes,
         };
-        keys[capacity.tier] = capacity.keys;
     }
 }
 
@@ -220,7 +218,6 @@ static void on_register(const struct question *question)
     struct proto_register node;
     struct master_text tags[MASTER_TAGS_MAX];
     struct master_registered registered;
-    uint64_t keys[MASTER_TIERS] = {0};
 
     enum umbp_status status = proto_register_decode(&question->frame, &node);
     if (status == UMBP_OK && node.tag_count > MASTER_TAGS_MAX) {
@@ -248,7 +245,7 @@ static void on_register(const struct question *question)
     for (uint32_t i = 0; i < node.tag_count; i++) {
         tags[i] = text_of(proto_tag_at(node.tag_rows, node.tag_flat, i));
     }
-    take_capacities(node.capacity_rows, node.capacity_count, registration.capacities, keys);
+    take_capacities(node.capacity_rows, node.capacity_count, registration.capacities);
     status = master_register(door->master, &registration, &registered);
     if (status != UMBP_OK) {
         reply_bare(question, status);
@@ -327,11 +324,7 @@ static void on_beat(const struct question *question, bool is_sync)
         .baseline = beat.sequence,
         .has_capacities = beat.capacity_count > 0,
     };
-    take_capacities(beat.capacity_rows, beat.capacity_count, report.capacities, report.key_counts);
-    /* A node that does not count its keys says 0: then the index's own count stands. */
-    for (uint32_t tier = 0; tier < MASTER_TIERS; tier++) {
-        report.has_key_counts |= report.key_counts[tier] > 0;
-    }
+    take_capacities(beat.capacity_rows, beat.capacity_count, report.capacities);
     status = master_beat(door->master, &report, &answer);
     if (status == UMBP_NOT_FOUND) {
         session.flags = PROTO_SESSION_UNKNOWN;

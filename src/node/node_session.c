@@ -44,7 +44,6 @@ struct node_session {
     uint32_t pause_ms;
     bool is_asking; /* a call is pending */
     uint64_t request_id;
-    uint32_t node_index;
     uint32_t beat_ms;
     uint64_t beat_ns; /* when the last call that counts as a beat was made */
 
@@ -216,7 +215,6 @@ static enum umbp_status read_answer(const struct fabric_reply *reply,
 
 static void take_timing(struct node_session *session, const struct proto_session *answer)
 {
-    session->node_index = answer->node_index;
     if (answer->heartbeat_ms) {
         session->beat_ms = answer->heartbeat_ms;
     }
@@ -403,7 +401,6 @@ static void send_beat(struct node_session *session, enum proto_op op, struct pro
     size_t bytes = 0;
 
     beat->incarnation = node->options.incarnation;
-    beat->node_index = session->node_index;
     beat->capacities = capacities;
     beat->capacity_count = node_capacities(node, capacities);
     enum umbp_status status = proto_beat_encode(node_scratch(node), next_call(session), op, beat,

@@ -388,12 +388,10 @@ bool proto_stats_next(struct proto_walk *walk, struct proto_stat *item_out);
 /* What a node says of one of its tiers. */
 struct proto_capacity {
     enum proto_tier tier;
-    uint32_t page_bytes; /* 0: not known */
     uint64_t total_bytes;
     uint64_t used_bytes;
     uint64_t evictable_bytes; /* of those used: what its own evictor can free at once */
     uint64_t largest_bytes;   /* the largest value that it takes; 0: not said */
-    uint64_t keys; /* 0: not counted, as by nodes of this version: the master counts by itself */
 };
 struct proto_capacity proto_capacity_at(struct proto_rows capacities, uint32_t index);
 struct proto_text proto_tag_at(struct proto_rows tags, const uint8_t *flat, uint32_t index);
@@ -437,7 +435,6 @@ struct proto_session {
     uint32_t node_index;     /* the node's handle */
     uint32_t flags;          /* enum proto_session_flag */
     uint32_t heartbeat_ms;
-    uint32_t expiry_ms; /* without a beat for that long the node is dropped */
 };
 MUST_USE enum umbp_status proto_session_encode(struct proto_buffer buffer, struct proto_call call,
                                                enum proto_op op, enum umbp_status status,
@@ -470,7 +467,6 @@ struct proto_beat {
     uint64_t sync_id; /* SYNC: not 0, another for each full sync. HEARTBEAT: 0 */
     uint32_t chunk;   /* SYNC */
     bool is_last;     /* SYNC */
-    uint32_t node_index;
     const struct proto_capacity *capacities; /* encoding */
     struct proto_rows capacity_rows;         /* decoded */
     uint32_t capacity_count;

@@ -5,20 +5,20 @@
  *   REGISTER    24   incarnation 0, capacities 8, tags 12, lengths of id 16, address 18, node
  *                    address 20, peer address 22; then capacities, tags' lengths (2 each), those
  *                    texts, tags
- *   session     44   master incarnation 0, acked sequence 8, sync id 16, next chunk 24, node index
- *                    28, flags 32, heartbeat 36, expiry 40
- *   beat        40   incarnation 0, sequence 8, sync id 16, chunk 24, node index 28, capacities 32,
- *                    flags 36; then events, capacities, keys
+ *   session     40   master incarnation 0, acked sequence 8, sync id 16, next chunk 24, node index
+ *                    28, flags 32, heartbeat 36
+ *   beat        36   incarnation 0, sequence 8, sync id 16, chunk 24, capacities 28, flags 32; then
+ *                    events, capacities, keys
  *   event       32   print 0 and 8, bytes 16, depth 24, key_bytes 28, tier 30, flags 31
- *   capacity    48   total 0, used 8, evictable 16, largest 24, keys 32, page bytes 40, tier 44
+ *   capacity    36   total 0, used 8, evictable 16, largest 24, tier 32
  */
 #include "proto/proto_priv.h"
 
 #define REGISTER_FIXED 24u
 #define REGISTER_TEXTS 4u
 #define TAG_ROW 2u
-#define SESSION_FIXED 44u
-#define BEAT_FIXED 40u
+#define SESSION_FIXED 40u
+#define BEAT_FIXED 36u
 
 enum {
     BEAT_IS_LAST = 1,
@@ -33,23 +33,19 @@ void proto_capacity_store(uint8_t *at, const struct proto_capacity *capacity)
     store64(at + 8, capacity->used_bytes);
     store64(at + 16, capacity->evictable_bytes);
     store64(at + 24, capacity->largest_bytes);
-    store64(at + 32, capacity->keys);
-    store32(at + 40, capacity->page_bytes);
-    store32(at + 44, (uint32_t)capacity->tier);
+    store32(at + 32, (uint32_t)capacity->tier);
 }
 
 struct proto_capacity proto_capacity_at(struct proto_rows capacities, uint32_t index)
 {
     const uint8_t *at = capacities.at + (size_t)index * CAPACITY_BYTES;
-    uint32_t tier = load32(at + 44);
+    uint32_t tier = load32(at + 32);
     return (struct proto_capacity){
         .tier = tier <= PROTO_TIER_SSD ? (enum proto_tier)tier : PROTO_TIER_NONE,
-        .page_bytes = load32(at + 40),
         .total_bytes = load64(at),
         .used_bytes = load64(at + 8),
         .evictable_bytes = load64(at + 16),
         .largest_bytes = load64(at + 24),
-        .keys = load64(at + 32),
     };
 }
 
@@ -178,7 +174,6 @@ enum umbp_status proto_session_encode(struct proto_buffer buffer, struct proto_c
     store32(out.row + 28, session->node_index);
     store32(out.row + 32, session->flags);
     store32(out.row + 36, session->heartbeat_ms);
-    store32(out.row + 40, session->expiry_ms);
     *bytes_out = proto_out_end(&out, call, (uint16_t)op, PROTO_FLAG_REPLY, status, 0, 0);
     return UMBP_OK;
 }
@@ -198,7 +193,6 @@ enum umbp_status proto_session_decode(const struct proto_frame *frame,
         .node_index = load32(body + 28),
         .flags = load32(body + 32),
         .heartbeat_ms = load32(body + 36),
-        .expiry_ms = load32(body + 40),
     };
     return UMBP_OK;
 }
@@ -249,9 +243,8 @@ enum umbp_status proto_beat_encode(struct proto_buffer buffer, struct proto_call
     store64(out.row + 8, beat->sequence);
     store64(out.row + 16, beat->sync_id);
     store32(out.row + 24, beat->chunk);
-    store32(out.row + 28, beat->node_index);
-    store32(out.row + 32, beat->capacity_count);
-    store32(out.row + 36, beat->is_last ? BEAT_IS_LAST : 0);
+    store32(out.row + 28, beat->capacity_count);
+    store32(out.row + 32, beat->is_last ? BEAT_IS_LAST : 0);
     out.row += BEAT_FIXED;
     for (uint32_t i = 0; i < count; i++, out.row += PROTO_EVENT_BYTES) {
         event_store(out.row, &events[i]);
@@ -280,8 +273,8 @@ enum umbp_status proto_beat_open(const struct proto_frame *frame, struct proto_b
     if (frame->header.body_bytes < BEAT_FIXED) {
         return UMBP_CORRUPT;
     }
-    uint32_t capacities = load32(body + 32);
-    if (capacities > PROTO_TIERS_MAX || load32(body + 36) & ~(unsigned)BEAT_IS_LAST) {
+    uint32_t capacities = load32(body + 28);
+    if (capacities > PROTO_TIERS_MAX || load32(body + 32) & ~(unsigned)BEAT_IS_LAST) {
         return UMBP_CORRUPT;
     }
     enum umbp_status status =
@@ -295,8 +288,7 @@ enum umbp_status proto_beat_open(const struct proto_frame *frame, struct proto_b
         .sequence = load64(body + 8),
         .sync_id = load64(body + 16),
         .chunk = load32(body + 24),
-        .is_last = load32(body + 36) & BEAT_IS_LAST,
-        .node_index = load32(body + 28),
+        .is_last = load32(body + 32) & BEAT_IS_LAST,
         .capacity_rows = take_rows(&walk, capacities, CAPACITY_BYTES),
         .capacity_count = capacities,
     };

@@ -134,7 +134,7 @@ static inline struct proto_rows take_rows(struct proto_walk *walk, uint32_t coun
 }
 
 /* Row codecs that several bodies share. */
-#define CAPACITY_BYTES 48u
+#define CAPACITY_BYTES 36u
 void proto_piece_store(uint8_t *at, const struct proto_piece *piece);
 void proto_capacity_store(uint8_t *at, const struct proto_capacity *capacity);
 

@@ -42,9 +42,8 @@ static inline void sum_capacities(struct proto_sum *sum, struct proto_rows rows)
 {
     for (uint32_t i = 0; i < rows.count; i++) {
         struct proto_capacity capacity = proto_capacity_at(rows, i);
-        sum_number(sum, capacity.total_bytes + capacity.used_bytes + capacity.page_bytes +
-                            capacity.evictable_bytes + capacity.largest_bytes + capacity.keys +
-                            (uint64_t)capacity.tier);
+        sum_number(sum, capacity.total_bytes + capacity.used_bytes + capacity.evictable_bytes +
+                            capacity.largest_bytes + (uint64_t)capacity.tier);
     }
 }
 
@@ -217,7 +216,7 @@ static inline enum umbp_status walk_session(const struct proto_frame *frame, str
     if (status == UMBP_OK) {
         sum_number(sum, session.master_incarnation + session.acked_sequence + session.sync_id +
                             session.next_chunk + session.flags + session.node_index +
-                            session.heartbeat_ms + session.expiry_ms);
+                            session.heartbeat_ms);
         sum->items++;
     }
     return status;
@@ -368,8 +367,8 @@ static const struct proto_piece sample_pieces[] = {{0x7f0011223344, {0xa1, 0xb1}
                                                    {0x7f0055667788, {0xa1, 0xb1}, 904},
                                                    {0x7f0099aabbcc, {0xb2, 0}, 70000}};
 static const struct proto_capacity sample_capacities[] = {
-    {PROTO_TIER_DRAM, 65536, 1u << 30, 12345678, 1000, 1u << 29, 77},
-    {PROTO_TIER_SSD, 4096, 1ull << 40, 87654321, 0, 0, 99}};
+    {PROTO_TIER_DRAM, 1u << 30, 12345678, 1000, 1u << 29},
+    {PROTO_TIER_SSD, 1ull << 40, 87654321, 0, 0}};
 
 #define SAMPLE_CALL ((struct proto_call){.request_id = 0x1122334455667788, .time_left_ms = 2500})
 #define SAMPLE_REPLY ((struct proto_call){.request_id = 0x1122334455667788})
@@ -453,22 +452,19 @@ static inline enum umbp_status sample_member(unsigned which, struct proto_buffer
         .capacity_count = 2,
         .tag_count = 3,
     };
-    const struct proto_session session = {0x99, 41,   6, 2, 3, PROTO_SESSION_SYNC_WANTED,
-                                          5000, 30000};
+    const struct proto_session session = {0x99, 41, 6, 2, 3, PROTO_SESSION_SYNC_WANTED, 5000};
     const struct proto_event events[] = {
         {{1, 2}, 5000, 3, PROTO_TIER_DRAM, true, {NULL, 0}},
         {{3, UINT64_MAX}, 70000, UMBP_DEPTH_NONE, PROTO_TIER_SSD, false, sample_keys[2]}};
     struct proto_beat beat = {.incarnation = 0xabcdef0123456789,
                               .sequence = 42,
-                              .node_index = 3,
                               .capacities = sample_capacities,
                               .capacity_count = 2};
     const struct proto_beat sync = {.incarnation = 0xabcdef0123456789,
                                     .sequence = 50,
                                     .sync_id = 6,
                                     .chunk = 2,
-                                    .is_last = true,
-                                    .node_index = 3};
+                                    .is_last = true};
     switch (which) {
     case 0:
         return proto_register_encode(buffer, SAMPLE_CALL, &node, out);
