@@ -446,7 +446,7 @@ void node_destroy(struct node *node)
     node_threads_destroy(node);
     for (uint32_t i = 0; node->lanes && i < node->options.staging_slots; i++) {
         if (node->lanes[i].op) {
-            store_unpin(node->store, &node->lanes[i].item.pin); /* its job was never run */
+            node_stage_drop(&node->lanes[i]); /* its job was never run */
         }
     }
     drop_ops(node);

@@ -140,6 +140,7 @@ static void get_answer(struct node_op *op)
         got->places = got->place_count ? get->places + get->place_at[i] : NULL;
         NODE_COUNT(op->owner, gets_missed, got->status == UMBP_NOT_FOUND);
         NODE_COUNT(op->owner, gets_busy, got->status == UMBP_BUSY);
+        NODE_COUNT(op->owner, gets_corrupt, got->status == UMBP_CORRUPT);
     }
     enum umbp_status made = proto_got_encode(node_scratch(op->owner), proto_call_of(&op->frame),
                                              get->results, count, &bytes);
@@ -356,7 +357,6 @@ static void check_done(struct node_job *job)
             item->status = UMBP_CLOSED;
         } else if (item->status == UMBP_CORRUPT) {
             store_unpin(op->owner->store, &item->pin);
-            NODE_COUNT(op->owner, gets_corrupt, 1);
         }
     }
     if (get->has_failed) {

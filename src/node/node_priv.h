@@ -187,9 +187,15 @@ struct node_lane {
     bool is_single; /* all ranges in one go */
     struct umbp_range ranges[NODE_LANE_RANGES];
     struct fabric_piece pieces[NODE_LANE_RANGES];
-    uint32_t range_count;
+    uint32_t range_count; /* of both */
+    /* Else part by part: */
+    struct store_stream stream;
+    bool is_open;    /* the stream */
+    bool is_whole;   /* it has vouched for the value */
+    bool is_closing; /* the job is to close it */
+    uint64_t from;   /* the part that the memory holds, of the value */
+    uint64_t to;
     struct node_job job;
-    uint64_t deadline_ns;
     enum umbp_status status;
 };
 
@@ -262,6 +268,7 @@ void node_get_goes_on(struct node_op *op); /* a lane has ended */
 void node_stage_start(struct node_op *op);
 MUST_USE enum umbp_status node_stage_create(struct node *node);
 MUST_USE enum umbp_status node_stage_register(struct node *node);
+void node_stage_drop(struct node_lane *lane); /* the fabric is closed: it gives everything back */
 void node_stage_destroy(struct node *node);
 void node_grant_free(struct node *node, struct node_peer *peer, struct node_grant *grant);
 void node_release(struct node *node, fabric_peer peer, const struct proto_frame *frame);

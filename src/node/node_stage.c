@@ -9,9 +9,18 @@
  *
  * What fits into a lane is read in one go as the store's own readers do, so that it is counted,
  * promoted and dropped as they would; one read sees one value. A larger one borrows the memory of
- * lanes that are free. What does not even fit so is read part by part from the pinned value of one
- * generation, and every part is verified against the whole record's checksum (so each part costs a
- * read of the whole: for values larger than the free staging memory only).
+ * lanes that are free. What does not even fit so is a stream (store.h): the value's parts come one
+ * after the other, from its first byte to its last, and of each part goes out what the ranges want
+ * of it, in whatever order they are.
+ *
+ *     open ─► part 1 ─► its pieces go out ─► part 2 ─► .. ─► the last part, and the sum ─► its
+ * pieces └─ wrong: UMBP_CORRUPT
+ *
+ * So bytes of a bad record may lie in the reader's memory by then, as they do after any get that
+ * failed; but it is told UMBP_OK only after the whole was vouched for. The stream pins a segment:
+ * it is closed as soon as the last part is in memory, else with the lane, by a job (closing may
+ * free a file). A reader that dies fails the write of the part under way; for one that stalls the
+ * sweep closes its connection; and no part is begun when its call's time is up.
  *
  * A request that gets no lane at all is answered UMBP_BUSY for those items; with one it goes on
  * until all of its items were through, so somebody always makes progress.
@@ -23,30 +32,34 @@
 
 static void lane_read(struct node_lane *lane);
 
-/* What the next part has, and into which pieces it goes. */
+static struct fabric_piece piece_of(const struct node_lane *lane, char *data,
+                                    const struct proto_range *range, uint64_t at, uint64_t bytes)
+{
+    return (struct fabric_piece){
+        .local = data,
+        .region = lane->owner->staging_region,
+        .remote = range->address + at,
+        .key = {range->key.key, range->key.base},
+        .bytes = bytes,
+    };
+}
+
+/* All of a single one: into what memory, and from there into which pieces. */
 static void lane_cut(struct node_lane *lane)
 {
     struct get_item *item = &lane->item;
     uint64_t part_bytes = lane->owner->lane_bytes;
-    uint64_t room = lane->part_count * part_bytes;
     uint64_t used = 0;
 
     lane->range_count = 0;
-    while (item->range < item->get.range_count && used < room &&
-           lane->range_count < NODE_LANE_RANGES) {
+    while (item->range < item->get.range_count) { /* they fit: lane_take_parts */
         struct proto_range range = proto_range_at(item->get.rows, item->range);
         char *data = lane->parts[used / part_bytes]->data + used % part_bytes;
         uint64_t bytes = u64_min(range.bytes - item->range_at, part_bytes - used % part_bytes);
         uint32_t at = lane->range_count++;
         lane->ranges[at] = (struct umbp_range){
             .data = data, .bytes = bytes, .offset = range.offset + item->range_at};
-        lane->pieces[at] = (struct fabric_piece){
-            .local = data,
-            .region = lane->owner->staging_region,
-            .remote = range.address + item->range_at,
-            .key = {range.key.key, range.key.base},
-            .bytes = bytes,
-        };
+        lane->pieces[at] = piece_of(lane, data, &range, item->range_at, bytes);
         used += bytes;
         item->range_at += bytes;
         if (item->range_at == range.bytes) {
@@ -56,11 +69,67 @@ static void lane_cut(struct node_lane *lane)
     }
 }
 
+/* What the ranges want of the part in memory, from item->range and range_at (bytes of it that are
+ * through) on, as far as there is room. */
+static void part_cut(struct node_lane *lane)
+{
+    struct get_item *item = &lane->item;
+    uint64_t lane_bytes = lane->owner->lane_bytes;
+
+    lane->range_count = 0;
+    for (; item->range < item->get.range_count; item->range++, item->range_at = 0) {
+        struct proto_range range = proto_range_at(item->get.rows, item->range);
+        uint64_t end = u64_min(range.offset + range.bytes, lane->to);
+        uint64_t at = u64_max(u64_max(range.offset, lane->from), range.offset + item->range_at);
+        while (at < end) {
+            uint64_t used = at - lane->from;
+            uint64_t bytes = u64_min(end - at, lane_bytes - used % lane_bytes);
+            if (lane->range_count == NODE_LANE_RANGES) {
+                item->range_at = at - range.offset;
+                return;
+            }
+            lane->pieces[lane->range_count++] =
+                piece_of(lane, lane->parts[used / lane_bytes]->data + used % lane_bytes, &range,
+                         at - range.offset, bytes);
+            at += bytes;
+        }
+    }
+}
+
 /* On a job thread: the lane and its op's frame stay as they are until `done`. */
+static enum umbp_status part_read(struct node_lane *lane)
+{
+    struct store *store = lane->owner->store;
+    struct ssd_range ranges[NODE_LANE_PARTS];
+    uint64_t lane_bytes = lane->owner->lane_bytes;
+    enum umbp_status status = UMBP_OK;
+
+    if (!lane->is_open) {
+        status = store_stream_open(store, &lane->item.pin, &lane->stream);
+        lane->is_open = status == UMBP_OK;
+    }
+    if (status == UMBP_OK) {
+        for (uint32_t i = 0; i < lane->part_count; i++) {
+            ranges[i] =
+                (struct ssd_range){lane->parts[i]->data, lane_bytes, lane->from + i * lane_bytes};
+        }
+        status =
+            store_stream_next(store, &lane->stream, lane->to - lane->from, ranges, lane->part_count,
+                              clock_deadline_ns(clock_monotonic(), LANE_TIMEOUT_MS));
+        lane->is_whole = lane->stream.ssd.is_whole;
+    }
+    return status;
+}
+
+static void stream_close(struct node_lane *lane)
+{
+    store_stream_close(&lane->stream);
+    lane->is_open = false;
+}
+
 static void lane_work(struct node_job *job)
 {
     struct node_lane *lane = CONTAINER_OF(job, struct node_lane, job);
-    struct store *store = lane->owner->store;
 
     if (lane->is_single) {
         const struct umbp_range_item item = {
@@ -70,26 +139,26 @@ static void lane_work(struct node_job *job)
             .object_bytes = lane->item.pin.bytes,
         };
         enum umbp_status one = UMBP_IO;
-        lane->status = store_batch_get_ranges(store, &item, 1, &one);
+        lane->status = store_batch_get_ranges(lane->owner->store, &item, 1, &one);
         lane->status = lane->status == UMBP_OK ? one : lane->status;
         return;
     }
-    struct ssd_range ranges[NODE_LANE_RANGES];
-    for (uint32_t i = 0; i < lane->range_count; i++) {
-        ranges[i] =
-            (struct ssd_range){lane->ranges[i].data, lane->ranges[i].bytes, lane->ranges[i].offset};
+    if (!lane->is_closing) {
+        lane->status = part_read(lane);
     }
-    lane->status = store_pin_read(store, &lane->item.pin, lane->item.get.key, ranges,
-                                  lane->range_count, lane->deadline_ns);
+    if (lane->is_closing || lane->is_whole || lane->status != UMBP_OK) {
+        stream_close(lane);
+    }
 }
 
-static void lane_end(struct node_lane *lane, enum umbp_status status)
+/* It holds nothing but its pin and its memory. */
+static void lane_give(struct node_lane *lane)
 {
     struct node_op *op = lane->op;
     struct node *node = lane->owner;
 
-    op->get.results[lane->item.index].status = status;
-    NODE_COUNT(node, gets_staged, status == UMBP_OK);
+    op->get.results[lane->item.index].status = lane->status;
+    NODE_COUNT(node, gets_staged, lane->status == UMBP_OK);
     NODE_COUNT(node, lanes_now, (uint64_t)-1);
     store_unpin(node->store, &lane->item.pin);
     lane->op = NULL;
@@ -101,11 +170,51 @@ static void lane_end(struct node_lane *lane, enum umbp_status status)
     node_get_goes_on(op);
 }
 
+static void lane_end(struct node_lane *lane, enum umbp_status status)
+{
+    lane->status = status;
+    if (lane->is_open) {
+        lane->is_closing = true;
+        node_job_run(lane->owner, &lane->job);
+    } else {
+        lane_give(lane);
+    }
+}
+
+static void lane_send(struct node_lane *lane);
+
 static void lane_written(void *context, enum umbp_status status)
 {
     struct node_lane *lane = context;
-    if (status != UMBP_OK || lane->item.range == lane->item.get.range_count) {
+    if (status != UMBP_OK || lane->is_single) {
         lane_end(lane, status);
+    } else {
+        lane_send(lane);
+    }
+}
+
+static void lane_write(struct node_lane *lane)
+{
+    for (uint32_t i = 0; i < lane->range_count; i++) {
+        NODE_COUNT(lane->owner, bytes_out, lane->pieces[i].bytes);
+    }
+    enum umbp_status status = fabric_write(lane->owner->fabric, lane->op->request->peer,
+                                           lane->pieces, lane->range_count, lane_written, lane);
+    if (status != UMBP_OK) {
+        lane_end(lane, status);
+    }
+}
+
+/* What is left to be sent of the part in memory; else the next part. */
+static void lane_send(struct node_lane *lane)
+{
+    part_cut(lane);
+    if (lane->range_count) {
+        lane_write(lane);
+    } else if (lane->is_whole) {
+        lane_end(lane, UMBP_OK);
+    } else if (node_now_ns(lane->owner) > lane->op->request->deadline_ns) {
+        lane_end(lane, UMBP_TIMEOUT);
     } else {
         lane_read(lane);
     }
@@ -116,26 +225,32 @@ static void lane_done(struct node_job *job)
     struct node_lane *lane = CONTAINER_OF(job, struct node_lane, job);
     enum umbp_status status = job->is_cancelled ? UMBP_CLOSED : lane->status;
 
-    if (status == UMBP_STALE) {
-        status = UMBP_BUSY; /* it moved too often, or into memory: ask again */
+    if (lane->is_closing) {
+        stream_close(lane); /* if the job was cancelled */
+        lane_give(lane);
+    } else if (status != UMBP_OK) {
+        /* STALE: it moved too often, or into memory: ask again. */
+        lane_end(lane, status == UMBP_STALE ? UMBP_BUSY : status);
+    } else if (lane->is_single) {
+        lane_write(lane);
+    } else {
+        lane->item.range = 0;
+        lane->item.range_at = 0;
+        lane_send(lane);
     }
-    if (status == UMBP_OK) {
-        for (uint32_t i = 0; i < lane->range_count; i++) {
-            NODE_COUNT(lane->owner, bytes_out, lane->ranges[i].bytes);
-        }
-        status = fabric_write(lane->owner->fabric, lane->op->request->peer, lane->pieces,
-                              lane->range_count, lane_written, lane);
-        if (status == UMBP_OK) {
-            return;
-        }
-    }
-    lane_end(lane, status);
 }
 
 static void lane_read(struct node_lane *lane)
 {
-    lane_cut(lane);
-    node_job_run(lane->owner, &lane->job);
+    struct node *node = lane->owner;
+    if (lane->is_single) {
+        lane_cut(lane);
+    } else {
+        uint64_t room = lane->part_count * node->lane_bytes;
+        lane->from = lane->to;
+        lane->to += u64_min(room, lane->item.pin.bytes - lane->from);
+    }
+    node_job_run(node, &lane->job);
 }
 
 static uint64_t bytes_wanted(const struct proto_get *get)
@@ -171,7 +286,11 @@ static void lane_begin(struct node_lane *lane, struct node_op *op, const struct 
     struct node *node = lane->owner;
     lane->op = op;
     lane->item = *item;
-    lane->deadline_ns = clock_deadline_ns(clock_monotonic(), LANE_TIMEOUT_MS);
+    lane->is_open = false;
+    lane->is_whole = false;
+    lane->is_closing = false;
+    lane->from = 0;
+    lane->to = 0;
     lane->is_single = lane_take_parts(lane);
     if (lane->is_single) {
         struct store_pin *pin = &lane->item.pin;
@@ -233,6 +352,12 @@ enum umbp_status node_stage_register(struct node *node)
     return fabric_region_create(node->fabric, node->staging,
                                 node->lane_bytes * node->options.staging_slots, FABRIC_LOCAL, -1, 0,
                                 &node->staging_region);
+}
+
+void node_stage_drop(struct node_lane *lane)
+{
+    stream_close(lane);
+    store_unpin(lane->owner->store, &lane->item.pin);
 }
 
 void node_stage_destroy(struct node *node)

@@ -207,6 +207,29 @@ MUST_USE enum umbp_status store_pin_read(struct store *store, const struct store
                                          struct umbp_key key, const struct ssd_range *ranges,
                                          uint32_t range_count, uint64_t deadline_ns);
 
+/*
+ * A pinned value on the SSD, in consecutive parts, for who has less memory than it has bytes; each
+ * byte is read from the disk once. What ssd_stream says (tier_ssd.h) holds: nothing is vouched for
+ * before is_whole, and what is wrong shows with the last part, as UMBP_CORRUPT, which is counted,
+ * and the key is gone, as after a get.
+ *
+ * The pin must be held until the stream is closed. UMBP_STALE from opening: it is on the SSD no
+ * more (moved too often, in memory, removed): look again; UMBP_NOT_FOUND: its segment is lost.
+ * Opening, reading and closing do I/O: not for who may not wait. No promotion, which is for values
+ * that were read in one piece; a whole read counts as a hit.
+ */
+struct store_stream {
+    struct ssd_stream ssd;
+    struct store_pin pin; /* a copy; the caller's holds it */
+};
+MUST_USE enum umbp_status store_stream_open(struct store *store, const struct store_pin *pin,
+                                            struct store_stream *stream_out);
+/* As ssd_stream_next. */
+MUST_USE enum umbp_status store_stream_next(struct store *store, struct store_stream *stream,
+                                            uint64_t bytes, const struct ssd_range *ranges,
+                                            uint32_t range_count, uint64_t deadline_ns);
+void store_stream_close(struct store_stream *stream); /* idempotent */
+
 /* Ask for `bytes` of DRAM to be freed (a master's wish: the node decides). Returns what was. */
 uint64_t store_evict(struct store *store, uint64_t bytes);
 

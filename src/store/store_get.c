@@ -584,3 +584,69 @@ enum umbp_status store_pin_read(struct store *store, const struct store_pin *pin
         }
     }
 }
+
+/* ------------------------------------------------------------------------------ streams -- */
+
+static struct hit hit_of(const struct store_pin *pin)
+{
+    return (struct hit){.entry = pin->entry, .generation = pin->generation};
+}
+
+enum umbp_status store_stream_open(struct store *store, const struct store_pin *pin,
+                                   struct store_stream *stream_out)
+{
+    struct entry *entry = pin->entry;
+    struct shard *shard = index_shard(store, entry->print);
+    struct store_stream stream = {.pin = *pin};
+    struct hit hit = hit_of(pin);
+
+    if (!store->ssd || pin->tier != STORE_TIER_SSD) {
+        return UMBP_INVALID_VALUE;
+    }
+    for (int tries = 0; tries <= STALE_TRIES; tries++) {
+        const struct ssd_read lost = {.location = stream.pin.location, .status = UMBP_STALE};
+        enum umbp_status status =
+            ssd_stream_open(store->ssd, (struct ssd_key){entry->key, entry->key_bytes},
+                            pin->generation, pin->bytes, lost.location, &stream.ssd);
+        if (status == UMBP_OK) {
+            *stream_out = stream;
+        }
+        if (status != UMBP_STALE) {
+            return status;
+        }
+        drop_record(store, &hit, &lost); /* if the index still believes in it */
+        mutex_lock(&shard->lock);
+        bool is_gone = !(entry->flags & ENTRY_LINKED);
+        stream.pin.location = entry->ssd;
+        mutex_unlock(&shard->lock);
+        if (!stream.pin.location.segment) {
+            return is_gone ? UMBP_NOT_FOUND : UMBP_STALE;
+        }
+    }
+    return UMBP_STALE;
+}
+
+enum umbp_status store_stream_next(struct store *store, struct store_stream *stream, uint64_t bytes,
+                                   const struct ssd_range *ranges, uint32_t range_count,
+                                   uint64_t deadline_ns)
+{
+    struct hit hit = hit_of(&stream->pin);
+    const bool was_open = stream->ssd.status == UMBP_OK && !stream->ssd.is_whole;
+    const struct ssd_read record = {.location = stream->pin.location};
+    enum umbp_status status =
+        ssd_stream_next(&stream->ssd, bytes, ranges, range_count, deadline_ns);
+
+    if (!was_open || status == UMBP_INVALID_VALUE || status == UMBP_TIMEOUT) {
+        return status;
+    }
+    if (status != UMBP_OK) {
+        struct ssd_read bad = record;
+        bad.status = status;
+        drop_record(store, &hit, &bad);
+    } else if (stream->ssd.is_whole) {
+        note_ssd_hit(store, &hit, &record, stream->pin.bytes);
+    }
+    return status;
+}
+
+void store_stream_close(struct store_stream *stream) { ssd_stream_close(&stream->ssd); }

@@ -131,6 +131,7 @@ static void put_ssd(struct store *store, struct output *out)
     COUNTER("ssd.io_timeouts", ssd.io_timeouts);
     COUNTER("ssd.disk_full", ssd.disk_full);
     COUNTER("ssd.syncs", ssd.syncs);
+    GAUGE("ssd.streams_open", ssd.streams_open);
     GAUGE("ssd.recovered_records", store->recovery.records);
     GAUGE("ssd.recovered_lost", store->recovery.lost_records);
 }

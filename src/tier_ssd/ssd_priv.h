@@ -177,6 +177,7 @@ struct ssd_counters {
     _Atomic uint64_t disk_full;
     _Atomic uint64_t syncs;
     _Atomic uint64_t segments_released;
+    _Atomic uint64_t streams_open;
 };
 static inline void ssd_count(_Atomic uint64_t *counter, uint64_t by)
 {

@@ -227,7 +227,8 @@ static void run_take(struct reader *reader, struct read_run *run, const uint8_t 
 
 static void run_end(struct reader *reader, struct read_run *run)
 {
-    while (run->item < run->end_item) { /* only when it was cut */
+    /* It was cut; a stream's part may end before its item does. */
+    while (run->taken < run->bytes && run->item < run->end_item) {
         run->status = run->status == UMBP_OK ? UMBP_TIMEOUT : run->status;
         item_end(reader, run);
     }
@@ -465,6 +466,120 @@ enum umbp_status ssd_read(struct ssd_tier *tier, struct ssd_read *reads, size_t 
         }
     }
     return UMBP_OK;
+}
+
+/* ------------------------------------------------------------------------- streams ------- */
+
+enum umbp_status ssd_stream_open(struct ssd_tier *tier, struct ssd_key key, uint64_t generation,
+                                 uint64_t value_bytes, struct ssd_location location,
+                                 struct ssd_stream *stream_out)
+{
+    const struct ssd_read read = {
+        .key = key, .generation = generation, .value_bytes = value_bytes, .location = location};
+    struct ssd_segment *segment;
+    if (!read_is_valid(&read)) {
+        return UMBP_INVALID_VALUE;
+    }
+    enum umbp_status status = ssd_segment_use(tier, location.segment, &segment);
+    if (status != UMBP_OK) {
+        return status;
+    }
+    *stream_out = (struct ssd_stream){.tier = tier, .segment = segment, .read = read};
+    ssd_count(&tier->counters.streams_open, 1);
+    return UMBP_OK;
+}
+
+void ssd_stream_close(struct ssd_stream *stream)
+{
+    if (stream->tier) {
+        ssd_segment_unuse(stream->tier, stream->segment);
+        ssd_count(&stream->tier->counters.streams_open, (uint64_t)-1);
+        *stream = (struct ssd_stream){0};
+    }
+}
+
+/* A run over the part's blocks, that takes its item up where the last part left it. The first part
+ * has the head, too; the last one whatever follows the value. */
+static struct read_run part_run(const struct ssd_stream *stream, uint64_t bytes)
+{
+    const struct ssd_read *read = &stream->read;
+    struct read_run run = {
+        .is_active = true,
+        .segment = stream->segment,
+        .end_item = 1,
+        .start = (uint64_t)read->location.block * SSD_BLOCK_BYTES + stream->record_taken,
+        .item_bytes = read_record_bytes(read),
+        .item_taken = stream->record_taken,
+        .status = UMBP_OK,
+        .crc = stream->crc,
+        .expected_crc = stream->stored_crc,
+        .ranges_ascend = ranges_ascend(read),
+    };
+    if (stream->value_taken + bytes == read->value_bytes) {
+        run.bytes = run.item_bytes - run.item_taken;
+    } else {
+        run.bytes = bytes + (stream->record_taken == 0 ? SSD_BLOCK_BYTES : 0);
+    }
+    return run;
+}
+
+static enum umbp_status part_read(struct ssd_stream *stream, struct reader *reader, uint64_t bytes)
+{
+    struct read_run *run = &reader->runs[0];
+    ssd_hold_segment(stream->tier, stream->segment); /* the run's end lets go of it */
+    *run = part_run(stream, bytes);
+    reader->active = 1;
+    reader_run(reader);
+    if (run->item < run->end_item && run->status != UMBP_OK) {
+        read_end(reader, &stream->read, run->status);
+        return run->status;
+    }
+    if (run->item == run->end_item) {
+        stream->is_whole = stream->read.status == UMBP_OK;
+        return stream->read.status;
+    }
+    stream->record_taken = run->item_taken;
+    stream->value_taken += bytes;
+    stream->crc = run->crc;
+    stream->stored_crc = run->expected_crc;
+    return UMBP_OK;
+}
+
+enum umbp_status ssd_stream_next(struct ssd_stream *stream, uint64_t bytes,
+                                 const struct ssd_range *ranges, uint32_t range_count,
+                                 uint64_t deadline_ns)
+{
+    struct ssd_tier *tier = stream->tier;
+    if (!tier) {
+        return UMBP_INVALID_VALUE;
+    }
+    if (stream->status != UMBP_OK) {
+        return stream->status;
+    }
+    uint64_t left = stream->read.value_bytes - stream->value_taken;
+    if (stream->is_whole || bytes > left ||
+        (bytes < left && (bytes == 0 || bytes % SSD_BLOCK_BYTES != 0))) {
+        return UMBP_INVALID_VALUE;
+    }
+    stream->read.ranges = ranges;
+    stream->read.range_count = range_count;
+    struct reader reader = {
+        .tier = tier,
+        .io = ssd_pool_take(&tier->read_pool, tier->clock, deadline_ns),
+        .reads = &stream->read,
+        .count = 1,
+        .next = 1,
+        .deadline_ns = deadline_ns,
+    };
+    stream->status = UMBP_TIMEOUT;
+    if (reader.io) {
+        reader.runs = reader.io->user;
+        reader.run_count = reader.io->options.slots;
+        reader.in_flight_max = reader.io->options.slots / READ_HALVES;
+        stream->status = part_read(stream, &reader, bytes);
+        ssd_pool_give(&tier->read_pool, reader.io);
+    }
+    return stream->status;
 }
 
 /* ------------------------------------------------------------------------- contexts ------ */

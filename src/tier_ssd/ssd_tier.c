@@ -439,6 +439,7 @@ enum umbp_status ssd_close(struct ssd_tier *tier, uint64_t deadline_ns)
         return UMBP_OK;
     }
     enum umbp_status status = UMBP_OK;
+    ASSERT(atomic_load_explicit(&tier->counters.streams_open, memory_order_relaxed) == 0);
     if (!tier->read_only && !tier->is_closing) {
         tier->is_closing = true;
         status = close_segments(tier, deadline_ns);
@@ -522,6 +523,7 @@ void ssd_stats(const struct ssd_tier *tier, struct ssd_stats *stats_out)
         .disk_full = counter_value(&tier->counters.disk_full),
         .syncs = counter_value(&tier->counters.syncs),
         .segments_released = counter_value(&tier->counters.segments_released),
+        .streams_open = counter_value(&tier->counters.streams_open),
     };
     mutex_lock(mutex);
     for (uint32_t i = 0; i < tier->segment_capacity; i++) {

@@ -196,6 +196,64 @@ MUST_USE enum umbp_status ssd_read(struct ssd_tier *tier, struct ssd_read *reads
                                    void (*done)(void *context, struct ssd_read *read),
                                    void *context, uint64_t deadline_ns);
 
+/* ---------------------------------------------------------------------- in parts -------- */
+
+/*
+ * A stream: one record, read from the first byte of its value to the last in consecutive parts, by
+ * who has less memory than the value has bytes. Each block comes from the disk once.
+ *
+ *     ssd_stream_open ──► ssd_stream_next ──► ssd_stream_next ──► ... is_whole ──► ssd_stream_close
+ *          pin             head, part 1          part 2, ..                          let go
+ *
+ * What it vouches for. Nothing, before is_whole: a part that came with UMBP_OK is what the disk
+ * gave, of the right record (its head was proven with the first part: directory, place, key,
+ * generation, size), but the record has one checksum, over all of the value. It is carried from
+ * part to part, and only the part that reaches the value's end compares it: UMBP_OK and is_whole
+ * say that this part and all before it are what was appended; UMBP_CORRUPT (counted and logged,
+ * once) that some byte of some part is not. So who hands parts on before that must be able to take
+ * them back, which is, to tell its reader at the end that they are not good. Parts can't be
+ * skipped: what nobody wants is read for the sum all the same.
+ *
+ * Any status but UMBP_OK and UMBP_INVALID_VALUE ends the stream: it gives that status ever after,
+ * without I/O. What the destinations of that part hold is undefined.
+ *
+ * The pin. From open to close the record's segment has a user: if it is released or cleared
+ * meanwhile, its file is unlinked at once, but its bytes stay on the disk, and readable, until the
+ * last user goes; they count for `bytes` no more. So keep streams few and short; the tier has no
+ * timer for them. Between two calls a stream holds nothing else: no buffer, no I/O context, no
+ * lock.
+ *
+ * A plain struct owned by the caller, one thread at a time. Zero-initialised it is not open. All
+ * streams must be closed before ssd_close (asserted); ssd_stats counts those that are open.
+ */
+struct ssd_stream {
+    bool is_whole; /* for the caller to read; the rest is the tier's */
+    struct ssd_tier *tier;
+    void *segment;
+    struct ssd_read read;
+    uint64_t value_taken;
+    uint64_t record_taken;
+    uint32_t crc;
+    uint32_t stored_crc;
+    enum umbp_status status;
+};
+
+/* `key.data` is borrowed until the stream is closed. No I/O but perhaps the opening of a file.
+ * UMBP_STALE: the segment is gone. */
+MUST_USE enum umbp_status ssd_stream_open(struct ssd_tier *tier, struct ssd_key key,
+                                          uint64_t generation, uint64_t value_bytes,
+                                          struct ssd_location location,
+                                          struct ssd_stream *stream_out);
+/* The value's next `bytes`; `ranges` say where what of them goes (offsets are in the value; what is
+ * outside of this part is left alone, so none at all is right for bytes that nobody wants). A
+ * multiple of SSD_BLOCK_BYTES, or all that is left; else, or past the end, UMBP_INVALID_VALUE.
+ * Otherwise as the status of an ssd_read. */
+MUST_USE enum umbp_status ssd_stream_next(struct ssd_stream *stream, uint64_t bytes,
+                                          const struct ssd_range *ranges, uint32_t range_count,
+                                          uint64_t deadline_ns);
+/* Idempotent; also for one that was never opened. May close (and so free) a file. */
+void ssd_stream_close(struct ssd_stream *stream);
+
 /* ------------------------------------------------------------------------ reclaim ------- */
 
 /* Accounting: this record is no longer wanted. Once for each location. Cheap. */
@@ -257,6 +315,7 @@ struct ssd_stats {
     uint64_t disk_full; /* times the file system, not the capacity, said no */
     uint64_t syncs;
     uint64_t segments_released;
+    uint64_t streams_open;
 };
 void ssd_stats(const struct ssd_tier *tier, struct ssd_stats *stats_out);
 
