@@ -85,10 +85,12 @@ MUST_USE enum umbp_status metrics_registry_create(uint32_t series_max,
                                                   struct metrics_registry **registry_out);
 void metrics_registry_destroy(struct metrics_registry *registry);
 /* UMBP_INVALID_VALUE: not a sample that makes sense, or one that does not fit its family.
- * UMBP_LIMIT: no room for another series. Both are counted. */
+ * UMBP_LIMIT: no room for another series or name, or a sum that would not count any more (a
+ * histogram's 2^53). Both are counted. */
 enum umbp_status metrics_registry_report(struct metrics_registry *registry,
                                          const struct metrics_sample *sample);
-/* Forget series that nobody reported for `idle_ms`. Does nothing while a text is being written. */
+/* Forget series that nobody reported for `idle_ms`, and names that have none left. Does nothing
+ * while a text is being written. */
 void metrics_registry_sweep(struct metrics_registry *registry, uint64_t idle_ms);
 /* Write all of it; families that the text has already are left out. */
 void metrics_registry_write(struct metrics_registry *registry, struct metrics_text *text);

@@ -4,8 +4,9 @@
  * one array, in no order, and in one open-addressed table of indices into it.
  *
  * Writing: for each family the array is walked in pieces; a piece's numbers are copied under the
- * lock, the text is made outside of it. Labels never change once made and stay until the series is
- * swept, and a sweep waits until nobody writes.
+ * lock, the text is made outside of it. Labels and families never change once made and stay until
+ * they are swept, and a sweep waits until nobody writes. A family goes with its last series, so
+ * names that a reporter made up keep others out only for as long as it goes on reporting them.
  */
 #include "metrics/metrics_priv.h"
 
@@ -237,16 +238,24 @@ static struct series *add_series(struct metrics_registry *registry, uint32_t *pl
     return &registry->series[registry->series_count++];
 }
 
-static void update(struct series *series, const struct metrics_sample *sample)
+/* False, and nothing changes: the sum would be one that does not count any more. */
+static bool update(struct series *series, const struct metrics_sample *sample)
 {
     switch (sample->type) {
     case METRICS_COUNTER:
+        if (!isfinite(series->value + sample->value)) {
+            return false;
+        }
         series->value += sample->value;
         break;
     case METRICS_GAUGE:
         series->value = sample->value;
         break;
     case METRICS_HISTOGRAM:
+        if ((double)(series->histogram->count + sample->count) >= SAMPLES_MAX ||
+            !isfinite(series->histogram->sum + sample->sum)) {
+            return false;
+        }
         for (size_t i = 0; i < sample->bound_count; i++) {
             series->histogram->buckets[i] += sample->bucket_counts[i];
         }
@@ -254,6 +263,7 @@ static void update(struct series *series, const struct metrics_sample *sample)
         series->histogram->sum += sample->sum;
         break;
     }
+    return true;
 }
 
 /* The labels without repeated names, as text. */
@@ -310,6 +320,7 @@ enum umbp_status metrics_registry_report(struct metrics_registry *registry,
     mutex_lock(&registry->guard);
     uint32_t family = find_family(registry, sample, &fits);
     struct series *series = NULL;
+    bool is_taken = false;
     if (family != NONE) {
         uint64_t hash = hash_bytes(labels, bytes, family);
         uint32_t *place = find_place(registry, hash, family, labels);
@@ -317,12 +328,12 @@ enum umbp_status metrics_registry_report(struct metrics_registry *registry,
                                 : add_series(registry, place, hash, family, labels);
     }
     if (series != NULL) {
-        update(series, sample);
+        is_taken = update(series, sample);
         series->reported_ns = now;
     }
     mutex_unlock(&registry->guard);
     metrics_text_destroy(text);
-    return series != NULL ? UMBP_OK : drop(registry, fits ? UMBP_LIMIT : UMBP_INVALID_VALUE);
+    return is_taken ? UMBP_OK : drop(registry, fits ? UMBP_LIMIT : UMBP_INVALID_VALUE);
 }
 
 static void rebuild(struct metrics_registry *registry)
@@ -331,6 +342,33 @@ static void rebuild(struct metrics_registry *registry)
     for (uint32_t i = 0; i < registry->series_count; i++) {
         const struct series *series = &registry->series[i];
         *find_place(registry, series->hash, series->family, series->labels) = i;
+    }
+}
+
+/* Families without a series make room for others. Under the lock, while nobody writes. */
+static void sweep_families(struct metrics_registry *registry)
+{
+    bool is_used[METRICS_FAMILIES_MAX] = {false};
+    uint32_t moved_to[METRICS_FAMILIES_MAX];
+    uint32_t kept = 0;
+    for (uint32_t i = 0; i < registry->series_count; i++) {
+        is_used[registry->series[i].family] = true;
+    }
+    for (uint32_t i = 0; i < registry->family_count; i++) {
+        moved_to[i] = kept;
+        if (is_used[i] && i != kept) {
+            registry->families[kept] = registry->families[i];
+        }
+        kept += is_used[i];
+    }
+    if (kept < registry->family_count) {
+        registry->family_count = kept;
+        for (uint32_t i = 0; i < registry->series_count; i++) {
+            struct series *series = &registry->series[i];
+            series->family = moved_to[series->family];
+            series->hash = hash_bytes(series->labels, strlen(series->labels), series->family);
+        }
+        rebuild(registry);
     }
 }
 
@@ -350,6 +388,9 @@ void metrics_registry_sweep(struct metrics_registry *registry, uint64_t idle_ms)
     if (registry->writers == 0 && kept < registry->series_count) {
         registry->series_count = kept;
         rebuild(registry);
+    }
+    if (registry->writers == 0) {
+        sweep_families(registry);
     }
     mutex_unlock(&registry->guard);
 }

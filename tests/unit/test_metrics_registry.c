@@ -143,6 +143,61 @@ static void series_are_bounded_and_the_idle_ones_make_room(void **state)
     metrics_registry_destroy(registry);
 }
 
+static void names_are_bounded_and_those_without_a_series_make_room(void **state)
+{
+    struct metrics_registry *registry = make_registry(2 * METRICS_FAMILIES_MAX);
+    char name[32];
+    (void)state;
+    for (unsigned i = 0; i + 1 < METRICS_FAMILIES_MAX; i++) {
+        snprintf(name, sizeof name, "made_up_%u", i);
+        assert_ok(report(registry, METRICS_GAUGE, name, "x", 1));
+    }
+    now_ns += NS_PER_S;
+    assert_ok(report(registry, METRICS_COUNTER, "c", "x", 1));
+    assert_ok(report(registry, METRICS_COUNTER, "c", "y", 2));
+    assert_ok(report(registry, METRICS_GAUGE, "made_up_7", "x", 7));
+    assert_status(report(registry, METRICS_COUNTER, "d", "x", 1), UMBP_LIMIT);
+    now_ns += NS_PER_S;
+    metrics_registry_sweep(registry, 1500);
+    assert_ok(report(registry, METRICS_COUNTER, "c", "y", 2)); /* still found where it moved to */
+    assert_ok(report(registry, METRICS_COUNTER, "made_up_8", "x", 3)); /* of another type now */
+    assert_page(registry, "# HELP made_up_7 what it is\n# TYPE made_up_7 gauge\n"
+                          "made_up_7{a=\"x\"} 7\n"
+                          "# HELP c what it is\n# TYPE c counter\n"
+                          "c{a=\"x\"} 1\nc{a=\"y\"} 4\n"
+                          "# HELP made_up_8 what it is\n# TYPE made_up_8 counter\n"
+                          "made_up_8{a=\"x\"} 3\n");
+    metrics_registry_destroy(registry);
+}
+
+static void a_sum_that_would_not_count_any_more_is_refused(void **state)
+{
+    struct metrics_registry *registry = make_registry(10);
+    const double bounds[] = {1};
+    const uint64_t counts[] = {UINT64_C(1) << 52};
+    struct metrics_sample sample = {.name = metrics_words_of("h"),
+                                    .help = metrics_words_of(""),
+                                    .type = METRICS_HISTOGRAM,
+                                    .bounds = bounds,
+                                    .bucket_counts = counts,
+                                    .bound_count = 1,
+                                    .count = counts[0],
+                                    .sum = 1e308};
+    (void)state;
+    assert_ok(report(registry, METRICS_COUNTER, "c", "x", 1e308));
+    assert_status(report(registry, METRICS_COUNTER, "c", "x", 1e308), UMBP_LIMIT);
+    assert_ok(metrics_registry_report(registry, &sample));
+    assert_status(metrics_registry_report(registry, &sample), UMBP_LIMIT);
+    sample.sum = 0;
+    assert_status(metrics_registry_report(registry, &sample), UMBP_LIMIT);
+    assert_page(registry, "# HELP c what it is\n# TYPE c counter\nc{a=\"x\"} 1e+308\n"
+                          "# HELP h \n# TYPE h histogram\n"
+                          "h_bucket{le=\"1\"} 4503599627370496\n"
+                          "h_bucket{le=\"+Inf\"} 4503599627370496\n"
+                          "h_sum 1e+308\nh_count 4503599627370496\n");
+    metrics_registry_destroy(registry);
+}
+
 static void a_family_that_the_text_has_is_left_out(void **state)
 {
     struct metrics_registry *registry = make_registry(10);
@@ -233,6 +288,8 @@ int main(void)
         cmocka_unit_test(a_histogram_is_written_with_its_sum_and_count),
         cmocka_unit_test(what_is_not_valid_never_gets_in),
         cmocka_unit_test(series_are_bounded_and_the_idle_ones_make_room),
+        cmocka_unit_test(names_are_bounded_and_those_without_a_series_make_room),
+        cmocka_unit_test(a_sum_that_would_not_count_any_more_is_refused),
         cmocka_unit_test(a_family_that_the_text_has_is_left_out),
         cmocka_unit_test(a_text_that_does_not_fit_is_an_error),
         cmocka_unit_test(reports_sweeps_and_pages_go_together),
