@@ -209,7 +209,8 @@ struct master_registered {
  * life is shown. The same incarnation (not 0) again is a retry and keeps everything; addresses,
  * tags and capacities are taken from the call each time.
  * UMBP_BUSY: a live node has this id (another incarnation, or the public proto's 0).
- * UMBP_INVALID_VALUE: text that is none. UMBP_LIMIT: too long, too many, no room for another node.
+ * UMBP_INVALID_VALUE: text that is none. UMBP_LIMIT: too long, too many, no room for another node,
+ * or this one came and went so often that the sweep has to pass first. Nothing changes then.
  */
 MUST_USE enum umbp_status master_register(struct master *master,
                                           const struct master_registration *registration,
@@ -402,7 +403,7 @@ struct master_victim {
     uint8_t tier;
 };
 
-/* Sorted by node; within one, the longest unused first, of equals the deepest. */
+/* Those of one node and tier stand together: the longest unused first, of equals the deepest. */
 struct master_advice {
     struct master_victim *victims;
     size_t count;
@@ -411,7 +412,8 @@ struct master_advice {
 
 /* The round that master_tick has finished, handed over; UMBP_NOT_FOUND when there is none. A round
  * begins every eviction_check_interval when a `wants_keys` node's HBM or DRAM is above the high
- * watermark. Nothing changes in the master: the owner decides, and its events tell. */
+ * watermark; it looks at a thousand such tiers at most, others in the next one. Nothing changes in
+ * the master: the owner decides, and its events tell. */
 MUST_USE enum umbp_status master_advice_take(struct master *master,
                                              struct master_advice *advice_out);
 void master_advice_free(struct master_advice *advice);

@@ -138,14 +138,21 @@ static void find_full_tiers(struct advice_round *round)
 {
     struct master *master = round->master;
     mutex_lock(&master->members_lock);
-    for (uint32_t i = 0; i < master->nodes_used; i++) {
+    uint32_t used = master->nodes_used;
+    uint32_t from = used ? master->advice_from % used : 0;
+    for (uint32_t n = 0; n < used; n++) {
+        uint32_t i = (from + n) % used;
         const struct node *node = &master->nodes[i];
+        if (round->bucket_count + MASTER_TIERS > BUCKETS_MAX) {
+            master->advice_from = i; /* the rest is looked at first next time */
+            break;
+        }
         if (node->state != MASTER_NODE_ALIVE || !(node->wants_keys || master->options.advise_all)) {
             continue;
         }
         for (uint32_t tier = MASTER_TIER_HBM; tier <= MASTER_TIER_DRAM; tier++) {
             uint64_t budget = budget_of(master, &node->capacities[tier]);
-            if (budget && round->bucket_count < BUCKETS_MAX) {
+            if (budget) {
                 add_bucket(round, node, i, tier, budget);
             }
         }

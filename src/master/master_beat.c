@@ -389,13 +389,8 @@ static enum umbp_status beat_members(struct master *master, struct node *node,
     }
     if (node->state == MASTER_NODE_EXPIRED) {
         /* Its old epoch went out of view with it, and must not come back. */
-        if (!epochs_next(master, &node->epochs, true)) {
+        if (!node_forget(master, node)) {
             return UMBP_BUSY;
-        }
-        for (uint32_t tier = 1; tier < MASTER_TIERS; tier++) {
-            if (!epochs_next(master, &node->external[tier], true)) {
-                return UMBP_BUSY;
-            }
         }
         node->state = MASTER_NODE_ALIVE;
         node->wants_sync = true;

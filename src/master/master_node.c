@@ -163,11 +163,22 @@ struct node *node_lock_index(struct master *master, uint32_t index)
 
 /* ------------------------------------------------------------------------------ epochs --- */
 
-bool epochs_next(struct master *master, struct epochs *epochs, bool forget)
+/* Epochs that are in use. */
+static uint32_t epochs_span(const struct epochs *epochs)
 {
     uint32_t oldest = atomic_load_explicit(&epochs->oldest, memory_order_relaxed);
-    uint32_t span = (epochs->now - oldest) & EPOCH_MASK;
-    if (span >= EPOCH_MASK - 1) {
+    return (epochs->now - oldest) & EPOCH_MASK;
+}
+
+static bool epochs_are_used_up(const struct epochs *epochs)
+{
+    return epochs_span(epochs) >= EPOCH_MASK - 1;
+}
+
+bool epochs_next(struct master *master, struct epochs *epochs, bool forget)
+{
+    uint32_t span = epochs_span(epochs);
+    if (epochs_are_used_up(epochs)) {
         atomic_store_explicit(&master->sweep_wanted, true, memory_order_release);
         return false;
     }
@@ -176,6 +187,23 @@ bool epochs_next(struct master *master, struct epochs *epochs, bool forget)
         /* The second: a node that began thousands of full syncs and finished none. */
         epochs->first = epochs->now;
         atomic_store_explicit(&master->sweep_wanted, true, memory_order_release);
+    }
+    return true;
+}
+
+bool node_forget(struct master *master, struct node *node)
+{
+    bool are_used_up = epochs_are_used_up(&node->epochs);
+    for (uint32_t tier = 1; tier < MASTER_TIERS; tier++) {
+        are_used_up |= epochs_are_used_up(&node->external[tier]);
+    }
+    if (are_used_up) {
+        atomic_store_explicit(&master->sweep_wanted, true, memory_order_release);
+        return false;
+    }
+    (void)epochs_next(master, &node->epochs, true);
+    for (uint32_t tier = 1; tier < MASTER_TIERS; tier++) {
+        (void)epochs_next(master, &node->external[tier], true);
     }
     return true;
 }
@@ -285,13 +313,8 @@ static void zero_counters(struct node *node)
 static bool begin_life(struct master *master, struct node *node, struct node_text *text,
                        bool is_other, bool is_public)
 {
-    if (!epochs_next(master, &node->epochs, true)) {
+    if (!node_forget(master, node)) {
         return false;
-    }
-    for (uint32_t tier = 1; tier < MASTER_TIERS; tier++) {
-        if (!epochs_next(master, &node->external[tier], true)) {
-            return false;
-        }
     }
     bool was_free = node->state == MASTER_NODE_UNKNOWN;
     bool was_known = !was_free && !is_other;

@@ -320,6 +320,7 @@ struct master {
     bool is_collecting;
     struct table_cursor collect_cursor;
     struct advice_round *round;
+    uint32_t advice_from; /* the node that the next round begins with */
 
     struct mutex advice_lock; /* RANK_LEAF: the advice that waits to be taken */
     struct master_advice advice;
@@ -370,6 +371,8 @@ bool text_is_valid(struct master_text text, bool may_be_empty);
 /* Begin a new epoch, keeping [first, now] in view, or forgetting it. False: none is free until the
  * sweep has passed. */
 bool epochs_next(struct master *master, struct epochs *epochs, bool forget);
+/* Likewise all of a node's, forgetting; if one is not free, nothing changes. The node's lock. */
+bool node_forget(struct master *master, struct node *node);
 
 /* master_put.c, under members_lock: the node's capacities as they are now; it takes puts no more.
  */

@@ -190,6 +190,43 @@ static void advice_that_nobody_takes_is_replaced_and_bounded(void **state)
     master_destroy(master);
 }
 
+/* More tiers are full than one round looks at: the next one goes on with the others. */
+static void every_full_tier_of_a_large_cluster_gets_its_turn(void **state)
+{
+    enum {
+        NODES = 1500
+    };
+    struct test_clock clock;
+    struct master_options options = rig_options(&clock);
+    struct master *master = rig_create(&options);
+    struct master_advice advice;
+    bool advised[NODES] = {false};
+    char name[96];
+    char id[16];
+    unsigned seen = 0;
+    (void)state;
+    for (uint64_t n = 0; n < NODES; n++) {
+        snprintf(id, sizeof(id), "n%llu", (unsigned long long)n);
+        struct master_event added = named(n, name, sizeof(name), UMBP_DEPTH_NONE);
+        join_public(master, id);
+        tell(master, id, 0, 1, &added, 1);
+        fill(master, id, 0);
+    }
+    for (unsigned round = 0; round < 2; round++) {
+        assert_ok(round_of(master, &clock, &advice));
+        for (size_t v = 0; v < advice.count; v++) {
+            struct master_addresses addresses;
+            assert_ok(master_node_addresses(master, advice.victims[v].node, &addresses));
+            unsigned long n = strtoul(addresses.id + 1, NULL, 10);
+            seen += !advised[n];
+            advised[n] = true;
+        }
+        master_advice_free(&advice);
+    }
+    assert_int_equal(seen, NODES);
+    master_destroy(master);
+}
+
 /* Keys come back as they were told, packed or not. */
 static void key_bytes_are_given_back_exactly(void **state)
 {
@@ -242,6 +279,7 @@ int main(void)
         cmocka_unit_test(what_is_leased_to_a_reader_is_left_out_and_a_lookup_leases_nothing),
         cmocka_unit_test(nodes_with_an_evictor_of_their_own_are_left_alone_by_default),
         cmocka_unit_test(advice_that_nobody_takes_is_replaced_and_bounded),
+        cmocka_unit_test(every_full_tier_of_a_large_cluster_gets_its_turn),
         cmocka_unit_test(key_bytes_are_given_back_exactly),
     };
     umbp_log_set(UMBP_LOG_ERROR, NULL, NULL);

@@ -406,6 +406,35 @@ static void thousands_of_lives_between_two_sweeps_never_show_an_old_one(void **s
     master_destroy(master);
 }
 
+/* No life can begin while one of the epochs is used up; what the node told before stays in view. */
+static void a_successor_that_has_to_wait_takes_nothing_from_the_node_before(void **state)
+{
+    struct test_clock clock;
+    struct master_options options = rig_options(&clock);
+    struct master *master = rig_create(&options);
+    struct master_text id = master_text_of("a");
+    struct master_registration next = dram_node("a", 2, GIB_);
+    struct master_registered registered;
+    struct master_event added = event(true, 1, MASTER_TIER_DRAM);
+    enum umbp_status status = UMBP_OK;
+    (void)state;
+    join(master, "a", 1);
+    tell(master, "a", 1, 1, &added, 1);
+    for (unsigned i = 0; i < 10000 && status == UMBP_OK; i++) {
+        status = master_external_revoke_all(master, id, MASTER_TIER_SSD);
+    }
+    assert_status(status, UMBP_BUSY);
+    master_node_lost(master, id, 1);
+    assert_status(master_register(master, &next, &registered), UMBP_LIMIT);
+    tell(master, "a", 1, 2, NULL, 0);
+    assert_true(holds(master, 1));
+    master_node_lost(master, id, 1);
+    settle(master);
+    assert_ok(master_register(master, &next, &registered));
+    assert_false(holds(master, 1));
+    master_destroy(master);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -423,6 +452,7 @@ int main(void)
         cmocka_unit_test(a_changed_total_is_taken_and_warned_about_at_most_once_a_minute),
         cmocka_unit_test(tags_become_labels_when_they_can),
         cmocka_unit_test(thousands_of_lives_between_two_sweeps_never_show_an_old_one),
+        cmocka_unit_test(a_successor_that_has_to_wait_takes_nothing_from_the_node_before),
     };
     umbp_log_set(UMBP_LOG_ERROR, NULL, NULL);
     return cmocka_run_group_tests(tests, NULL, NULL);
