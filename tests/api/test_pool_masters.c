@@ -12,6 +12,7 @@
 #include <pthread.h>
 #include <signal.h>
 #include <stdio.h>
+#include <stdlib.h>
 #include <string.h>
 #include <sys/socket.h>
 #include <unistd.h>
@@ -249,7 +250,11 @@ static void of_two_masters_one_stops_and_the_other_serves(void **state)
     test_master_start(&masters[1], NULL);
     snprintf(both, sizeof(both), "%s,%s", masters[0].address, masters[1].address);
     const char *const node_list[] = {"pool.masters", both, "pool.beat_ms", "100", NULL};
-    const char *const user_list[] = {"pool.masters", both, "pool.serve", "false", NULL};
+    /* Neither the call's deadline nor the connection's ends the wait for the master that stopped.
+     */
+    const char *const user_list[] = {
+        "pool.masters",         both,    "pool.serve", "false", "op_timeout_ms", "60000",
+        "pool.peer_timeout_ms", "60000", NULL};
     test_member_start(&node, &masters[0], node_list);
     test_member_start(&user, &masters[0], user_list);
     uint64_t failures = test_member_stat(&user, "pool.master_failures");
@@ -382,6 +387,7 @@ int main(int argc, char **argv)
         TEST(a_remove_that_can_ask_no_master_says_so),
         TEST(masters_that_do_not_answer_are_asked_all_at_once_when_a_client_is_made),
     };
+    cmocka_set_test_filter(getenv("UMBP_TEST_FILTER"));
     return test_member_wanted(argc, argv) ? test_member_main(argc, argv)
                                           : cmocka_run_group_tests(tests, NULL, NULL);
 }

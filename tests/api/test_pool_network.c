@@ -238,6 +238,7 @@ int main(int argc, char **argv)
         cmocka_unit_test_teardown(a_slow_network_that_loses_and_reorders_costs_time_only,
                                   networks_end),
     };
+    cmocka_set_test_filter(getenv("UMBP_TEST_FILTER"));
     return test_member_wanted(argc, argv) ? test_member_main(argc, argv)
                                           : cmocka_run_group_tests(tests, NULL, NULL);
 }
