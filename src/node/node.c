@@ -3,9 +3,11 @@
 #include "node/node_priv.h"
 
 #define SWEEP_NS (100 * NS_PER_MS)
-#define OVERDUE_NS                                                                                 \
-    NS_PER_S /* how long after its caller gave up a request may still hold things                  \
-              */
+/* How long after its caller gave up a request may still hold things. */
+#define OVERDUE_NS NS_PER_S
+/* Who says that it waits longer is not believed: a transfer that never ends, or a stream of parts,
+ * would hold pins for as long. The option op_timeout_ms goes as far. */
+#define CALL_NS_MAX (3600 * NS_PER_S)
 
 static void no_more(struct fabric_timer *timer) { (void)timer; }
 
@@ -203,9 +205,7 @@ static void on_request(void *context, struct fabric_request *request)
     }
     op->request = request;
     op->frame = frame;
-    op->overdue_ns = request->deadline_ns > UINT64_MAX - OVERDUE_NS
-                         ? UINT64_MAX
-                         : request->deadline_ns + OVERDUE_NS;
+    op->overdue_ns = u64_min(request->deadline_ns, node_now_ns(node) + CALL_NS_MAX) + OVERDUE_NS;
     begin(op);
 }
 

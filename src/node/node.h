@@ -33,9 +33,9 @@
  * these from its own), starts the node, and ends: node_stop, fabric_close, node_destroy,
  * fabric_destroy, store_destroy.
  *
- * Limits: operations_max requests at a time, then UMBP_BUSY; pinned_bytes_max shown to one peer,
- * what is more is written by RMA; slots_max; staging as its options say; NODE_WINDOW items and
- * NODE_PIECES pieces of one request under way at a time.
+ * Limits: operations_max requests at a time, then UMBP_BUSY; an hour for one, whatever its caller
+ * says; pinned_bytes_max shown to one peer, what is more is written by RMA; slots_max; staging as
+ * its options say; NODE_WINDOW items and NODE_PIECES pieces of one request under way at a time.
  */
 #ifndef NODE_NODE_H
 #define NODE_NODE_H

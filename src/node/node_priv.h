@@ -155,7 +155,7 @@ struct node_op {
     struct node *owner;
     struct fabric_request *request;
     struct proto_frame frame;
-    uint64_t overdue_ns; /* then its peer is closed; 0: that was done */
+    uint64_t overdue_ns; /* then its peer is closed; UINT64_MAX: that was done */
     struct proto_walk walk;
     uint32_t next_index;
     enum umbp_status *statuses; /* PUT; `few` or its own memory */

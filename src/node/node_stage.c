@@ -205,6 +205,12 @@ static void lane_write(struct node_lane *lane)
     }
 }
 
+/* Its caller has given up, or its connection was closed for being overdue. */
+static bool is_over(const struct node_op *op)
+{
+    return op->overdue_ns == UINT64_MAX || node_now_ns(op->owner) > op->request->deadline_ns;
+}
+
 /* What is left to be sent of the part in memory; else the next part. */
 static void lane_send(struct node_lane *lane)
 {
@@ -213,7 +219,7 @@ static void lane_send(struct node_lane *lane)
         lane_write(lane);
     } else if (lane->is_whole) {
         lane_end(lane, UMBP_OK);
-    } else if (node_now_ns(lane->owner) > lane->op->request->deadline_ns) {
+    } else if (is_over(lane->op)) {
         lane_end(lane, UMBP_TIMEOUT);
     } else {
         lane_read(lane);

@@ -481,6 +481,33 @@ static void a_reader_that_goes_amid_a_get_gives_everything_back(void **state)
     }
 }
 
+/* It would wait for weeks, beats, and its transfer does not end: it is believed for an hour. */
+static void a_caller_without_an_end_is_closed_some_time(void **state)
+{
+    const struct fabric_fault_rule late = {
+        .op = FABRIC_FAULT_WRITE, .first = 1, .every = 1, .delay_ms = UINT32_MAX};
+    struct store_options store_options = small_options(MIB);
+    struct rig_world world;
+    struct rig_call call;
+    (void)state;
+    rig_begin(&world, test_seed());
+    world.has_faults = true;
+    rig_node_open(&world, 0, 0, make_store(&store_options), NULL);
+    rig_client_open(&world, 0, 1);
+    fabric_peer peer = rig_connect(&world.clients[0], 0);
+    rig_put(&world.clients[0], peer, "k", 0, 1, 30000, UMBP_OK);
+    assert_ok(fabric_fault_set(world.nodes[0].fabric, &late));
+    rig_get_begin(&call, &world.clients[0], peer, "k", 0, 1, 30000, UINT32_MAX);
+    rig_advance(&world, 3590000);
+    assert_int_equal(node_stat(&world, "node.operations_now"), 1);
+    assert_int_equal(pins_of(&world, "k0"), 1);
+    rig_advance(&world, 20000);
+    assert_int_equal(node_stat(&world, "node.peers_overdue"), 1);
+    assert_true(call.is_done);
+    rig_call_free(&call);
+    rig_end(&world);
+}
+
 /* ------------------------------------------------------------------- room, admission ----- */
 
 static void a_full_tier_evicts_for_a_put_and_waits_for_pins_only_so_long(void **state)
@@ -822,6 +849,7 @@ int main(void)
         cmocka_unit_test(a_peer_may_pin_only_so_much),
         cmocka_unit_test(a_writer_that_goes_leaves_no_page_and_no_torn_value),
         cmocka_unit_test(a_reader_that_goes_amid_a_get_gives_everything_back),
+        cmocka_unit_test(a_caller_without_an_end_is_closed_some_time),
         cmocka_unit_test(a_full_tier_evicts_for_a_put_and_waits_for_pins_only_so_long),
         cmocka_unit_test(too_many_requests_at_once_are_told_busy),
         cmocka_unit_test(a_slot_is_written_and_committed_and_both_may_be_repeated),
