@@ -11,11 +11,14 @@
 #include "base/log.h"
 
 #include <errno.h>
+#include <fcntl.h>
+#include <poll.h>
 #include <pthread.h>
 #include <stdarg.h>
 #include <stdio.h>
 #include <string.h>
 #include <time.h>
+#include <unistd.h>
 
 #include "base/clock.h"
 #include "base/mutex.h"
@@ -27,12 +30,37 @@ typedef void (*sink_function)(void *context, enum umbp_log_level level, const ch
 
 static const char *const level_names[] = {"error", "warn", "info", "debug"};
 
+static _Atomic uint64_t lines_lost;
+
+/* A pipe that nobody empties, or that has lost its reader, costs lines and neither time nor the
+ * process. (What is said to be writable takes a page, which is more than a line.) */
 static void sink_stderr(void *context, enum umbp_log_level level, const char *line)
 {
+    struct pollfd out = {.fd = STDERR_FILENO, .events = POLLOUT};
     (void)context;
     (void)level;
+    if (poll(&out, 1, 0) != 1 || out.revents != POLLOUT) {
+        /* relaxed: a count */
+        atomic_fetch_add_explicit(&lines_lost, 1, memory_order_relaxed);
+        return;
+    }
+    uint64_t lost = atomic_exchange_explicit(&lines_lost, 0, memory_order_relaxed);
     /* One call, so that lines of several threads do not mix. */
-    fprintf(stderr, "%s\n", line);
+    if (lost > 0) {
+        fprintf(stderr, "warn log_lines_lost count=%llu\n%s\n", (unsigned long long)lost, line);
+    } else {
+        fprintf(stderr, "%s\n", line);
+    }
+}
+
+void log_hold_streams(void)
+{
+    for (int fd = STDIN_FILENO; fd <= STDERR_FILENO; fd++) {
+        if (fcntl(fd, F_GETFD) < 0 && errno == EBADF) {
+            /* The lowest that is free is this one. The other way round, so that its use fails. */
+            (void)!open("/dev/null", fd == STDIN_FILENO ? O_WRONLY : O_RDONLY);
+        }
+    }
 }
 
 /* Relaxed everywhere: a line on the wrong side of a change of level is no harm. */

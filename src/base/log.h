@@ -22,6 +22,10 @@ bool log_enabled(enum umbp_log_level level);
 /* The level alone; the sink stays. */
 void log_level_set(enum umbp_log_level level);
 
+/* For programs, before anything is opened: a closed descriptor among 0, 1 and 2 is taken by
+ * /dev/null, on which their use fails, so that no file or socket becomes standard error. */
+void log_hold_streams(void);
+
 /* A gate that opens at most once per `every_ms`; counts what it held back. Zero-initialised. */
 struct log_limit {
     _Atomic uint64_t next_ns;

@@ -9,6 +9,7 @@
  *   ended: the doors' threads -> node_stop -> fabric_close -> store_close; then pool, node, fabric,
  *          store, doors are freed
  */
+#include <arpa/inet.h>
 #include <stdio.h>
 #include <string.h>
 #include <sys/random.h>
@@ -25,6 +26,7 @@
 #define TAGS_MAX 32u
 #define LIST_BYTES 4096u
 #define SETTLE_MS 1000u
+#define NODE_ID_BYTES_MAX 255u /* as masters take it */
 
 struct pool_client {
     struct client_doors *doors; /* before all others, and after them: they want doors */
@@ -195,6 +197,36 @@ static enum umbp_status find_doors(struct making *making)
     return UMBP_OK;
 }
 
+/* False: the id that was given is none that masters take. */
+static bool is_good_id(const char *id)
+{
+    for (const char *at = id; *at; at++) {
+        if ((unsigned char)*at < 0x20 || *at == 0x7F) {
+            return false;
+        }
+    }
+    return strlen(id) <= NODE_ID_BYTES_MAX;
+}
+
+static enum umbp_status check_names(struct making *making)
+{
+    const char *address = making->options.address;
+    struct in6_addr six;
+    if (!is_good_id(making->options.node_id)) {
+        (void)snprintf(making->error, making->error_bytes,
+                       "pool.node_id: an id has 1 to %u bytes and no control characters",
+                       NODE_ID_BYTES_MAX);
+        return UMBP_INVALID_VALUE;
+    }
+    if (strchr(address, ':') && inet_pton(AF_INET6, address, &six) != 1) {
+        (void)snprintf(making->error, making->error_bytes,
+                       "pool.address \"%.200s\": write a host or an address; the port is pool.port",
+                       address);
+        return UMBP_INVALID_VALUE;
+    }
+    return UMBP_OK;
+}
+
 static void name_node(struct making *making)
 {
     char host[64] = "node";
@@ -311,7 +343,8 @@ static enum umbp_status make_pool(struct making *making)
 static enum umbp_status make_all(struct making *making)
 {
     struct pool_client *self = making->self;
-    enum umbp_status status = find_doors(making);
+    enum umbp_status status = check_names(making);
+    status = status == UMBP_OK ? find_doors(making) : status;
     if (status != UMBP_OK) {
         return status;
     }

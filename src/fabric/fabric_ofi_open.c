@@ -1,5 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 #include <arpa/inet.h>
+#include <errno.h>
 #include <ifaddrs.h>
 #include <net/if.h>
 #include <netdb.h>
@@ -214,7 +215,7 @@ static enum umbp_status make_memory(struct ofi *ofi)
 
 /* ------------------------------------------------------------------------------- libfabric ---- */
 
-static enum umbp_status make_provider(struct ofi *ofi)
+static enum umbp_status make_provider(struct ofi *ofi, char *error_out, size_t error_bytes)
 {
     struct fi_eq_attr eq = {.size = 1024, .wait_obj = FI_WAIT_FD};
     struct fi_cq_attr cq = {
@@ -225,18 +226,25 @@ static enum umbp_status make_provider(struct ofi *ofi)
     struct fi_rx_attr rx = *ofi->info->rx_attr;
     rx.size = ofi->rx_count;
     ofi->event_fd = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
-    if (ofi->event_fd < 0 || fi_fabric(ofi->info->fabric_attr, &ofi->fabric, NULL) ||
-        fi_eq_open(ofi->fabric, &eq, &ofi->eq, NULL) ||
-        fi_domain(ofi->fabric, ofi->info, &ofi->domain, NULL) ||
-        fi_cq_open(ofi->domain, &cq, &ofi->cq, NULL) ||
-        fi_srx_context(ofi->domain, &rx, &ofi->srx, NULL) ||
-        fi_control(&ofi->cq->fid, FI_GETWAIT, &ofi->cq_fd) ||
-        fi_control(&ofi->eq->fid, FI_GETWAIT, &ofi->eq_fd)) {
+    int rc = ofi->event_fd < 0 ? -errno : 0;
+    rc = rc ? rc : fi_fabric(ofi->info->fabric_attr, &ofi->fabric, NULL);
+    rc = rc ? rc : fi_eq_open(ofi->fabric, &eq, &ofi->eq, NULL);
+    rc = rc ? rc : fi_domain(ofi->fabric, ofi->info, &ofi->domain, NULL);
+    rc = rc ? rc : fi_cq_open(ofi->domain, &cq, &ofi->cq, NULL);
+    rc = rc ? rc : fi_srx_context(ofi->domain, &rx, &ofi->srx, NULL);
+    rc = rc ? rc : fi_control(&ofi->cq->fid, FI_GETWAIT, &ofi->cq_fd);
+    rc = rc ? rc : fi_control(&ofi->eq->fid, FI_GETWAIT, &ofi->eq_fd);
+    if (rc) {
+        snprintf(error_out, error_bytes, "libfabric's provider \"%s\" could not be opened: %s%s",
+                 ofi->provider, fi_strerror(-rc), rc == -EMFILE ? " (ulimit -n is too low)" : "");
         return UMBP_IO;
     }
     if (ofi->needs_local) {
         if (fi_mr_reg(ofi->domain, ofi->slab, ofi->slab_bytes, FI_SEND | FI_RECV, 0, 0, 0,
                       &ofi->slab_mr, NULL)) {
+            snprintf(error_out, error_bytes,
+                     "the provider \"%s\" could not register %zu bytes of memory (ulimit -l?)",
+                     ofi->provider, ofi->slab_bytes);
             return UMBP_NO_MEMORY;
         }
         ofi->slab_descriptor = fi_mr_desc(ofi->slab_mr);
@@ -527,10 +535,8 @@ static enum umbp_status make_all(struct ofi *ofi, char *error_out, size_t error_
         snprintf(error_out, error_bytes, "out of memory");
         return status;
     }
-    status = make_provider(ofi);
+    status = make_provider(ofi, error_out, error_bytes);
     if (status) {
-        snprintf(error_out, error_bytes, "libfabric's provider \"%s\" could not be opened",
-                 ofi->provider);
         return status;
     }
     if (ofi->options.listen && (status = listen_at(ofi, error_out, error_bytes)) != UMBP_OK) {

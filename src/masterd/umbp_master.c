@@ -22,6 +22,7 @@
 #define EXIT_BAD 2
 #define EXIT_FAILED 3
 
+#define DESCRIPTORS_LEAST 64u
 #define SERIES_MAX 16384u
 #define SERIES_IDLE_MS (60u * 60u * 1000u)
 #define SWEEP_NS (60 * NS_PER_S)
@@ -99,14 +100,25 @@ static bool is_ready(void *context)
     return atomic_load_explicit(&program->is_ready, memory_order_acquire);
 }
 
-/* As many descriptors as the system lets us have. */
-static void raise_descriptor_limit(void)
+/* As many descriptors as the system lets us have. gRPC aborts where there are too few for it. */
+static enum umbp_status raise_descriptor_limit(char *error_out, size_t error_bytes)
 {
     struct rlimit limit;
-    if (getrlimit(RLIMIT_NOFILE, &limit) == 0 && limit.rlim_cur < limit.rlim_max) {
+    if (getrlimit(RLIMIT_NOFILE, &limit) != 0) {
+        return UMBP_OK;
+    }
+    if (limit.rlim_cur < limit.rlim_max) {
         limit.rlim_cur = limit.rlim_max;
         (void)setrlimit(RLIMIT_NOFILE, &limit);
     }
+    if (limit.rlim_cur < DESCRIPTORS_LEAST) {
+        snprintf(
+            error_out, error_bytes,
+            "the limit of open files is %llu, and at least %u are needed: raise it (ulimit -n)",
+            (unsigned long long)limit.rlim_cur, DESCRIPTORS_LEAST);
+        return UMBP_LIMIT;
+    }
+    return UMBP_OK;
 }
 
 static const char *path_or_null(const struct masterd_options *options, const char *name)
@@ -268,9 +280,9 @@ static int run(struct program *program)
     sigaddset(&signals, SIGHUP);
     (void)pthread_sigmask(SIG_BLOCK, &signals, NULL);
     (void)signal(SIGPIPE, SIG_IGN);
-    raise_descriptor_limit();
     masterd_options_log(&program->options);
-    enum umbp_status status = start(program, error, sizeof error);
+    enum umbp_status status = raise_descriptor_limit(error, sizeof error);
+    status = status == UMBP_OK ? start(program, error, sizeof error) : status;
     if (status != UMBP_OK) {
         fprintf(stderr, "umbp_master: %s\n", error);
         finish(program);
@@ -297,6 +309,7 @@ static int run(struct program *program)
 
 int main(int count, char **arguments)
 {
+    log_hold_streams();
     struct program *program = mem_zalloc(sizeof *program);
     if (program == NULL) {
         return EXIT_FAILED;

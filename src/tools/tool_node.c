@@ -87,7 +87,13 @@ static enum tool_exit run(const struct tool_args *args)
     sigemptyset(&signals);
     sigaddset(&signals, SIGINT);
     sigaddset(&signals, SIGTERM);
+    (void)signal(SIGHUP, SIG_IGN); /* as with the master: not what a terminal's end should do */
     (void)pthread_sigmask(SIG_BLOCK, &signals, NULL);
+    if (tool_config_is_flagged(args, "scheme") || tool_config_is_flagged(args, "pool.serve")) {
+        return tool_fail(args->tool, TOOL_USAGE,
+                         "a node is of the pool scheme and serves: leave out --scheme and "
+                         "--pool.serve");
+    }
     enum umbp_status status = umbp_client_create(args->config, &client, why, sizeof why);
     if (status != UMBP_OK) {
         return tool_fail(args->tool, status == UMBP_INVALID_VALUE ? TOOL_USAGE : TOOL_FAILED, "%s",
@@ -122,7 +128,7 @@ const struct tool tool_node = {
         "a master lists it (registered=0: none answers; it goes on asking). With an id that a\n"
         "live node has (--pool.node_id) it ends with 3 after ten seconds.\n"
         "SIGTERM and SIGINT end it: it takes leave of the masters, and what was acknowledged\n"
-        "is flushed to the SSD.\n\n"
+        "is flushed to the SSD. SIGHUP does nothing.\n\n"
         "  umbp_master 0.0.0.0:50051 &\n"
         "  umbp node --masters 127.0.0.1:50051 --dram 8GiB --ssd-dir /var/lib/umbp",
     .takes_config = true,

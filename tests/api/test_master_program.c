@@ -286,6 +286,17 @@ static void a_value_that_can_not_be_is_named_and_ends_the_start(void **state)
     }
 }
 
+static void too_few_descriptors_are_told_and_not_died_of(void **state)
+{
+    char command[4096 + 256];
+    char *path = program_of("umbp_master");
+    (void)state;
+    snprintf(command, sizeof command,
+             "ulimit -n 16 && '%s' 127.0.0.1:0 0 2>&1 | grep -q 'at least 64 are needed'", path);
+    free(path);
+    assert_int_equal(system(command), 0);
+}
+
 static void a_unix_socket_alone_is_ready_without_a_fabric_door(void **state)
 {
     static const char waits[] = "ready grpc=unix-abstract:";
@@ -319,6 +330,7 @@ int main(void)
         cmocka_unit_test_setup_teardown(open_connections_do_not_hold_up_its_end, make, unmake),
         cmocka_unit_test_setup_teardown(random_bytes_on_both_ports_do_no_harm, make, unmake),
         cmocka_unit_test(a_value_that_can_not_be_is_named_and_ends_the_start),
+        cmocka_unit_test(too_few_descriptors_are_told_and_not_died_of),
         cmocka_unit_test_setup_teardown(a_unix_socket_alone_is_ready_without_a_fabric_door, make,
                                         unmake),
     };

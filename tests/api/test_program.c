@@ -143,6 +143,32 @@ static void a_wrong_command_or_flag_names_the_nearest(void **state)
     assert_usage_error("two dashes");
 }
 
+#ifdef UMBP_HAVE_FABRIC
+static void a_node_that_can_not_be_one_says_why(void **state)
+{
+    (void)state;
+    char long_id[301];
+    memset(long_id, 'a', sizeof long_id - 1);
+    long_id[sizeof long_id - 1] = '\0';
+    const char *const cases[][3] = {
+        {"--scheme", "local", "leave out --scheme"},
+        {"--pool.serve", "false", "leave out --scheme and --pool.serve"},
+        {"--pool.address", "127.0.0.1:5", "the port is pool.port"},
+        {"--pool.address", "no.such.host.invalid", "the host is not known here"},
+        {"--pool.node_id", long_id, "an id has 1 to 255 bytes"},
+        {"--pool.node_id", "a\nb", "an id has 1 to 255 bytes and no control characters"},
+    };
+    for (size_t i = 0; i < sizeof cases / sizeof cases[0]; i++) {
+        test_output_free(&output);
+        test_program(&output, "node", "--masters", "127.0.0.1:1", "--dram", "8MiB", cases[i][0],
+                     cases[i][1]);
+        if (output.code != 2 || strstr(output.err, cases[i][2]) == NULL) {
+            fail_msg("%s %s: exit code %d: %s", cases[i][0], cases[i][1], output.code, output.err);
+        }
+    }
+}
+#endif
+
 static void wrong_values_name_the_flag_and_what_would_be_right(void **state)
 {
     (void)state;
@@ -358,6 +384,9 @@ int main(void)
         TEST(without_arguments_it_teaches),
         TEST(every_command_has_help_and_a_place_in_the_manual),
         TEST(a_wrong_command_or_flag_names_the_nearest),
+#ifdef UMBP_HAVE_FABRIC
+        TEST(a_node_that_can_not_be_one_says_why),
+#endif
         TEST(wrong_values_name_the_flag_and_what_would_be_right),
         TEST(nothing_is_created_on_an_error),
         TEST(flag_beats_environment_beats_file_beats_default),

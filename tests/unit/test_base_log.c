@@ -341,6 +341,81 @@ static void log_works_in_a_child_that_was_forked_amid_a_line_of_another_thread(v
     }
 }
 
+/* What the child returns is its exit code; 1000 + n when signal n ended it. */
+static int in_a_child(int (*work)(void))
+{
+    int status = 0;
+    fflush(NULL);
+    pid_t child = fork();
+    if (child == 0) {
+        _exit(work());
+    }
+    assert_int_equal(waitpid(child, &status, 0), child);
+    return WIFEXITED(status) ? WEXITSTATUS(status) : 1000 + WTERMSIG(status);
+}
+
+static int write_into_a_full_pipe(void)
+{
+    static char page[4096];
+    char text[256] = "";
+    int ends[2];
+    alarm(30);
+    if (pipe(ends) != 0 || dup2(ends[1], STDERR_FILENO) < 0) {
+        return 1;
+    }
+    int flags = fcntl(ends[1], F_GETFL);
+    (void)fcntl(ends[1], F_SETFL, flags | O_NONBLOCK);
+    size_t pages = 0;
+    while (write(ends[1], page, sizeof page) == (ssize_t)sizeof page) {
+        pages++;
+    }
+    (void)fcntl(ends[1], F_SETFL, flags);
+    log_error("one", "a=%d", 1);
+    log_error("two", "a=%d", 2);
+    for (; pages > 0; pages--) {
+        if (read(ends[0], page, sizeof page) != (ssize_t)sizeof page) {
+            return 2;
+        }
+    }
+    log_error("three", "a=%d", 3);
+    ssize_t got = read(ends[0], text, sizeof text - 1);
+    if (got <= 0 || strcmp(text, "warn log_lines_lost count=2\nerror three a=3\n") != 0) {
+        return 3;
+    }
+    close(ends[0]); /* and now nobody can read */
+    log_error("four", "a=%d", 4);
+    return 0;
+}
+
+static void log_loses_lines_rather_than_wait_for_a_full_pipe_or_die_of_a_broken_one(void **state)
+{
+    (void)state;
+    assert_int_equal(in_a_child(write_into_a_full_pipe), 0);
+}
+
+static int hold_closed_streams(void)
+{
+    close(STDIN_FILENO);
+    close(STDOUT_FILENO);
+    close(STDERR_FILENO);
+    log_hold_streams();
+    if (open("/dev/null", O_RDWR) <= STDERR_FILENO) {
+        return 1;
+    }
+    char byte = 0;
+    if (read(STDIN_FILENO, &byte, 1) >= 0 || write(STDOUT_FILENO, &byte, 1) >= 0 ||
+        write(STDERR_FILENO, &byte, 1) >= 0) {
+        return 2; /* who is given nothing to write to is told */
+    }
+    return 0;
+}
+
+static void log_hold_streams_keeps_closed_ones_from_becoming_files(void **state)
+{
+    (void)state;
+    assert_int_equal(in_a_child(hold_closed_streams), 0);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -354,6 +429,9 @@ int main(void)
         cmocka_unit_test_teardown(log_set_waits_for_the_old_sink_to_return, restore),
         cmocka_unit_test_teardown(
             log_works_in_a_child_that_was_forked_amid_a_line_of_another_thread, restore),
+        cmocka_unit_test_teardown(
+            log_loses_lines_rather_than_wait_for_a_full_pipe_or_die_of_a_broken_one, restore),
+        cmocka_unit_test(log_hold_streams_keeps_closed_ones_from_becoming_files),
         cmocka_unit_test(log_limit_passes_once_a_period_and_counts_the_rest),
         cmocka_unit_test(log_limit_passes_one_of_many_threads),
     };
