@@ -84,6 +84,7 @@ static int setup(void **state)
     master_options_default(&master_options);
     master_options.clock = fabric_sim_clock(world.sim);
     master_options.seed = SEED;
+    master_options.advise_all = true;
     assert_int_equal(master_create(&master_options, &world.master, error, sizeof(error)), UMBP_OK);
     const struct door_options door_options = {.master = world.master};
     assert_int_equal(door_create(&door_options, &world.door), UMBP_OK);
@@ -292,6 +293,30 @@ static void a_gap_asks_for_a_full_sync_which_replaces_what_was_known(void **stat
     assert_false(session.flags & PROTO_SESSION_SYNC_WANTED);
     assert_int_equal(session.acked_sequence, 3);
     assert_true(is_found(5) && is_found(23) && !is_found(1));
+}
+
+/* Of what is equally old the deepest goes first: the depths have come through. */
+static void depths_reach_the_adviser(void **state)
+{
+    enum umbp_status status;
+    struct master_advice advice;
+    const struct proto_capacity full = dram(1 << 20, 1 << 20);
+    (void)state;
+    register_node("n1", 11, &status);
+    beat(PROTO_HEARTBEAT,
+         &(struct proto_beat){
+             .incarnation = 11, .sequence = 1, .capacities = &full, .capacity_count = 1},
+         1, 10, true);
+    fabric_sim_run(world.sim, in(6000));
+    while (master_tick(world.master) <= NS_PER_MS) {
+    }
+    assert_int_equal(master_advice_take(world.master, &advice), UMBP_OK);
+    assert_int_equal(advice.count, 10);
+    for (unsigned i = 0; i < 10; i++) {
+        struct fingerprint print = print_of(10 - i);
+        assert_memory_equal(&advice.victims[i].print, &print, sizeof(print));
+    }
+    master_advice_free(&advice);
 }
 
 static void a_beat_on_a_connection_that_did_not_register_is_told_so(void **state)
@@ -603,6 +628,7 @@ int main(void)
     const struct CMUnitTest tests[] = {
         TEST(what_a_node_reports_is_found_and_routed_to_it),
         TEST(a_gap_asks_for_a_full_sync_which_replaces_what_was_known),
+        TEST(depths_reach_the_adviser),
         TEST(a_beat_on_a_connection_that_did_not_register_is_told_so),
         TEST(a_second_living_node_of_that_name_is_refused_until_the_first_is_lost),
         TEST(a_node_that_has_a_new_connection_is_not_lost_with_the_old_one),

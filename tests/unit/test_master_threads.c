@@ -257,11 +257,76 @@ static void crowds_that_join_and_leave_at_once_never_share_a_record(void **state
     free(shared);
 }
 
+/* ---- one node, over several connections ---- */
+
+#define BUNDLE_KEYS 100u
+#define BUNDLES (test_is_slow() ? 100u : 1000u)
+
+/* Bundle n takes away what the one before brought, and brings keys of its own. */
+static bool send_bundle(struct master *master, uint64_t number, uint64_t *acked_out)
+{
+    struct master_event events[2 * BUNDLE_KEYS];
+    const struct master_bundle bundle = {number, events, 2 * BUNDLE_KEYS};
+    const struct master_beat beat = {
+        .id = master_text_of("a"), .incarnation = 1, .bundles = &bundle, .bundle_count = 1};
+    struct master_beat_answer answer;
+    for (uint64_t i = 0; i < BUNDLE_KEYS; i++) {
+        events[i] = event(false, (number - 1) * BUNDLE_KEYS + i, MASTER_TIER_DRAM);
+        events[BUNDLE_KEYS + i] = event(true, number * BUNDLE_KEYS + i, MASTER_TIER_DRAM);
+    }
+    if (master_beat(master, &beat, &answer) != UMBP_OK || answer.acked_sequence < number) {
+        return false;
+    }
+    *acked_out = answer.acked_sequence;
+    return true;
+}
+
+static void *repeat_thread(void *context)
+{
+    const struct thread_context *thread = context;
+    struct shared *shared = thread->shared;
+    uint64_t acked = 0;
+    while (acked < BUNDLES) {
+        if (!send_bundle(shared->master, acked + 1, &acked)) {
+            return NULL;
+        }
+    }
+    return context;
+}
+
+static void beats_of_one_node_that_come_at_once_leave_no_ghost(void **state)
+{
+    struct shared *shared = calloc(1, sizeof(*shared));
+    struct master_options options = rig_options(&shared->clock);
+    struct thread_context contexts[3];
+    pthread_t threads[3];
+    (void)state;
+    shared->master = rig_create(&options);
+    join(shared->master, "a", 1);
+    for (unsigned i = 0; i < 3; i++) {
+        contexts[i] = (struct thread_context){shared, i};
+        assert_int_equal(pthread_create(&threads[i], NULL, repeat_thread, &contexts[i]), 0);
+    }
+    for (unsigned i = 0; i < 3; i++) {
+        void *is_good;
+        pthread_join(threads[i], &is_good);
+        assert_non_null(is_good);
+    }
+    for (uint64_t key = 0; key < (BUNDLES + 1) * BUNDLE_KEYS; key++) {
+        if (holds(shared->master, key) != (key >= BUNDLES * BUNDLE_KEYS)) {
+            fail_msg("key %llu", (unsigned long long)key);
+        }
+    }
+    master_destroy(shared->master);
+    free(shared);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(everything_at_once_gives_no_wrong_answer),
         cmocka_unit_test(crowds_that_join_and_leave_at_once_never_share_a_record),
+        cmocka_unit_test(beats_of_one_node_that_come_at_once_leave_no_ghost),
     };
     umbp_log_set(UMBP_LOG_ERROR, NULL, NULL);
     return cmocka_run_group_tests(tests, NULL, NULL);
