@@ -6,6 +6,10 @@
 #include "master/master_route_priv.h"
 
 #define PREFETCH_AHEAD 12u
+#define LOOK_CHUNK 128u /* keys of a lookup that are sorted by shard; at most that many a lock */
+#define LOOK_GROUPS 64u
+#define LOOK_SHIFT 58 /* of print.low: the bits of the group */
+_Static_assert(UINT64_C(1) << (64 - LOOK_SHIFT) == LOOK_GROUPS, "a group's bits");
 #define TALLY_SLOTS 64u
 
 /* Hits by node, gathered over a batch so that the nodes' counters are touched once each. */
@@ -177,14 +181,13 @@ enum umbp_status master_route_get(struct master *master, const struct master_cal
     return UMBP_OK;
 }
 
-/* Who holds it, MASTER_NODE_NONE: nobody. No trace is left. What only a lost node has does not
- * count: nine times of ten it is dead, a reader would plan with a hit and find a miss, and a writer
- * could not store it again elsewhere for as long as the expiry takes. */
-static uint32_t look_up_one(const struct master *master, struct fingerprint print)
+/* Under the shard's lock. Who holds it, MASTER_NODE_NONE: nobody. No trace is left. What only a
+ * lost node has does not count: nine times of ten it is dead, a reader would plan with a hit and
+ * find a miss, and a writer could not store it again elsewhere for as long as the expiry takes. */
+static uint32_t look_up(const struct master *master, const struct shard *shard,
+                        struct fingerprint print)
 {
-    struct shard *shard = table_shard(&master->blocks, print);
     uint32_t found = MASTER_NODE_NONE;
-    mutex_lock(&shard->lock);
     const struct slot *slot = table_find(shard, print);
     uint32_t locations = slot ? slot_count(slot) : 0;
     for (uint32_t i = 0; i < locations && found == MASTER_NODE_NONE; i++) {
@@ -193,8 +196,63 @@ static uint32_t look_up_one(const struct master *master, struct fingerprint prin
         found = !(view & VIEW_LOST) && view_shows(view, location.epoch) ? view_handle(view)
                                                                         : MASTER_NODE_NONE;
     }
+    return found;
+}
+
+static uint32_t look_up_one(const struct master *master, struct fingerprint print)
+{
+    struct shard *shard = table_shard(&master->blocks, print);
+    mutex_lock(&shard->lock);
+    uint32_t found = look_up(master, shard, print);
     mutex_unlock(&shard->lock);
     return found;
+}
+
+/* The order of the bits that choose a shard, so that its lock is taken once for all that it has;
+ * with more shards than LOOK_GROUPS, nearly so. */
+static void sort_by_shard(const struct fingerprint *prints, size_t count,
+                          uint8_t order_out[LOOK_CHUNK])
+{
+    uint8_t next[LOOK_GROUPS + 1] = {0};
+    for (size_t i = 0; i < count; i++) {
+        next[(prints[i].low >> LOOK_SHIFT) + 1]++;
+    }
+    for (size_t group = 0; group < LOOK_GROUPS; group++) {
+        next[group + 1] = (uint8_t)(next[group + 1] + next[group]);
+    }
+    for (size_t i = 0; i < count; i++) {
+        order_out[next[prints[i].low >> LOOK_SHIFT]++] = (uint8_t)i;
+    }
+}
+
+static void look_up_some(struct master *master, const struct fingerprint *prints, size_t count,
+                         uint8_t *found_out)
+{
+    const struct table *table = &master->blocks;
+    uint8_t order[LOOK_CHUNK];
+    struct shard *locked = NULL;
+
+    sort_by_shard(prints, count, order);
+    for (size_t i = 0; i < count && i < PREFETCH_AHEAD; i++) {
+        table_prefetch(table, prints[order[i]]);
+    }
+    for (size_t i = 0; i < count; i++) {
+        if (i + PREFETCH_AHEAD < count) {
+            table_prefetch(table, prints[order[i + PREFETCH_AHEAD]]);
+        }
+        struct shard *shard = table_shard(table, prints[order[i]]);
+        if (shard != locked) {
+            if (locked) {
+                mutex_unlock(&locked->lock);
+            }
+            mutex_lock(&shard->lock);
+            locked = shard;
+        }
+        found_out[order[i]] = look_up(master, shard, prints[order[i]]) != MASTER_NODE_NONE;
+    }
+    if (locked) {
+        mutex_unlock(&locked->lock);
+    }
 }
 
 enum umbp_status master_lookup(struct master *master, const struct fingerprint *prints,
@@ -203,10 +261,8 @@ enum umbp_status master_lookup(struct master *master, const struct fingerprint *
     if (count_ > MASTER_BATCH_MAX) {
         return UMBP_LIMIT;
     }
-    prefetch_first(&master->blocks, prints, count_);
-    for (size_t i = 0; i < count_; i++) {
-        prefetch_next(&master->blocks, prints, i, count_);
-        found_out[i] = look_up_one(master, prints[i]) != MASTER_NODE_NONE;
+    for (size_t at = 0; at < count_; at += LOOK_CHUNK) {
+        look_up_some(master, prints + at, size_min(count_ - at, LOOK_CHUNK), found_out + at);
     }
     return UMBP_OK;
 }
