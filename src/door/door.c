@@ -429,6 +429,9 @@ static void on_ask(const struct question *question)
     for (uint32_t i = 0; i < ask.exclude_count; i++) {
         excludes[i] = proto_exclude_at(ask.exclude_rows, i);
     }
+    if (!is_put) {
+        count = proto_want_prints(&walk, door->prints);
+    }
     while (proto_want_next(&walk, &want)) {
         door->prints[count] = want.print;
         door->sizes[count++] = want.bytes;

@@ -77,6 +77,9 @@ static bool has_work(struct ofi *ofi)
 /* In the order of arrival. */
 static void drain_submissions(struct ofi *ofi)
 {
+    if (!atomic_load_explicit(&ofi->submissions, memory_order_relaxed)) {
+        return; /* who adds later looks after the token, or at `asleep` */
+    }
     struct submission *stack = atomic_exchange(&ofi->submissions, NULL);
     struct submission *queue = NULL;
     while (stack) {
@@ -269,7 +272,7 @@ static void post_spare(struct ofi *ofi)
 /* Wakes those whose latch is 0; their latches live while they are in the list. */
 static void wake_waiters(struct ofi *ofi)
 {
-    if (!atomic_exchange(&ofi->latch_fired, false)) {
+    if (!atomic_load(&ofi->latch_fired) || !atomic_exchange(&ofi->latch_fired, false)) {
         return;
     }
     bool must_kick = false;

@@ -93,6 +93,9 @@ void table_prefetch(const struct table *table, struct fingerprint print)
     uintptr_t segment = (uintptr_t)segment_at(door);
     uint32_t homes = atomic_load_explicit(&door->homes, memory_order_relaxed);
     uintptr_t slot = segment + sizeof(struct segment) + home_of(print, homes) * sizeof(struct slot);
+    if (!segment) {
+        slot = (uintptr_t)door; /* an address that is not mapped costs a walk of the page tables */
+    }
     __builtin_prefetch((const void *)slot);
     __builtin_prefetch((const void *)(slot + CACHE_LINE));
 }

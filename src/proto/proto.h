@@ -506,6 +506,8 @@ MUST_USE enum umbp_status proto_ask_encode(struct proto_buffer buffer, struct pr
 MUST_USE enum umbp_status proto_ask_open(const struct proto_frame *frame, struct proto_ask *ask_out,
                                          struct proto_walk *walk_out);
 bool proto_want_next(struct proto_walk *walk, struct proto_want *want_out);
+/* All that are left, without their sizes; how many. At most the frame's count. */
+uint32_t proto_want_prints(struct proto_walk *walk, struct fingerprint *prints_out);
 
 struct proto_node {
     uint32_t index;

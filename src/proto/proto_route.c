@@ -111,6 +111,18 @@ bool proto_want_next(struct proto_walk *walk, struct proto_want *want_out)
     return true;
 }
 
+uint32_t proto_want_prints(struct proto_walk *walk, struct fingerprint *prints_out)
+{
+    uint32_t count = walk->left;
+    const uint8_t *row = walk->row;
+    for (uint32_t i = 0; i < count; i++, row += walk->row_bytes) {
+        prints_out[i] = (struct fingerprint){load64(row), load64(row + 8)};
+    }
+    walk->row = row;
+    walk->left = 0;
+    return count;
+}
+
 /* --------------------------------------------------------------------------- answering --- */
 
 static bool node_can_be_sent(const struct proto_node *node)
