@@ -367,6 +367,8 @@ link_id master_link_of(struct pool_area *area, uint32_t master, uint32_t handle)
 
 /* pool_release.c. What the request's owner has pinned may go: told at once, or with others. */
 void request_release(struct pool_request *request);
+/* A request has just gone there: what is kept may go behind it. */
+void release_behind(struct pool_link *link);
 /* On the loop, with the answer that made it known that there will be something to release. */
 void release_expect(struct pool *pool);
 void release_due(struct fabric_timer *timer); /* of the pool */

@@ -1,10 +1,11 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
  * Letting go of what a node on this host has pinned for us. A message for each get would cost it 5
- * us of 40, and the node as much; so the ids of small ones are kept, and go together: when there
- * are POOL_RELEASED_MAX, when KEPT_BYTES are pinned for them, or KEPT_MS after the answer that
- * named the first of them. That timer is set by the answer, on the loop; a request that ends after
- * it ran is told of at once. The end of a connection lets everything go.
+ * us of 40, and the node as much; so the ids of small ones are kept, and go together: behind a
+ * request, whose answer has to be waited for anyway, when they are half of what may be kept; at
+ * once when there are POOL_RELEASED_MAX or KEPT_BYTES are pinned for them; or KEPT_MS after the
+ * answer that named the first of them. That timer is set by the answer, on the loop; a request that
+ * ends after it ran is told of at once. The end of a connection lets everything go.
  */
 #include "pool/pool_priv.h"
 
@@ -54,6 +55,21 @@ void request_release(struct pool_request *request)
             !pool->is_release_timed) {
             released = released_take(link);
         }
+    }
+    mutex_unlock(&pool->lock);
+    if (released.count) {
+        released_send(pool, &released);
+    }
+}
+
+void release_behind(struct pool_link *link)
+{
+    struct pool *pool = link->pool;
+    struct released released = {0};
+
+    mutex_lock(&pool->lock);
+    if (link->released.count >= POOL_RELEASED_MAX / 2 || link->released.bytes >= KEPT_BYTES / 2) {
+        released = released_take(link);
     }
     mutex_unlock(&pool->lock);
     if (released.count) {

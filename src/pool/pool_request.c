@@ -520,6 +520,7 @@ void requests_send(struct pool_area *area)
         uint32_t end = groups[g].first + groups[g].count;
         if (groups[g].link) {
             group_send(area, groups[g].link, groups[g].first, end);
+            release_behind(groups[g].link);
             link_release(groups[g].link);
             continue;
         }
