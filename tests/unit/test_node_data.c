@@ -481,6 +481,26 @@ static void a_reader_that_goes_amid_a_get_gives_everything_back(void **state)
     }
 }
 
+/* While values are summed up for somebody: their pins are nobody's but the request's. */
+static void a_node_that_is_killed_amid_a_check_gives_everything_back(void **state)
+{
+    const struct node_options options = {.checks_memory = true};
+    (void)state;
+    for (unsigned round = 0; round < 60; round++) {
+        struct rig_world world;
+        struct rig_call call;
+        fabric_peer peer = begin(&world, MIB, round % 2, &options);
+        struct rig_client *client = &world.clients[0];
+        rig_put(client, peer, "k", 0, 4, 30000, UMBP_OK);
+        rig_get_begin(&call, client, peer, "k", 0, 4, 30000, 3000);
+        fabric_sim_run(world.sim, rig_in_ms(&world, 0) + round * 30 * NS_PER_US);
+        fabric_sim_kill(world.nodes[0].fabric);
+        rig_await(&call);
+        rig_call_free(&call);
+        rig_end(&world); /* asserts that the store has nothing pinned */
+    }
+}
+
 /* It would wait for weeks, beats, and its transfer does not end: it is believed for an hour. */
 static void a_caller_without_an_end_is_closed_some_time(void **state)
 {
@@ -849,6 +869,7 @@ int main(void)
         cmocka_unit_test(a_peer_may_pin_only_so_much),
         cmocka_unit_test(a_writer_that_goes_leaves_no_page_and_no_torn_value),
         cmocka_unit_test(a_reader_that_goes_amid_a_get_gives_everything_back),
+        cmocka_unit_test(a_node_that_is_killed_amid_a_check_gives_everything_back),
         cmocka_unit_test(a_caller_without_an_end_is_closed_some_time),
         cmocka_unit_test(a_full_tier_evicts_for_a_put_and_waits_for_pins_only_so_long),
         cmocka_unit_test(too_many_requests_at_once_are_told_busy),

@@ -1,8 +1,8 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * Bytes that change at rest at their owner, in memory or on its SSD, while memory is checked: a
- * reader elsewhere is never told that it has them. A miss, counted at the owner, who forgets the
- * key. Pool clients over nodes in a simulated network.
+ * Fault 19: bytes that change at rest at their owner, in memory or on its SSD, while memory is
+ * checked: a reader elsewhere is never told that it has them. A miss, counted at the owner, who
+ * forgets the key. Pool clients over nodes in a simulated network.
  */
 #include "pool_rig.h"
 #include "store_rig.h"
