@@ -13,8 +13,8 @@
  * after the other, from its first byte to its last, and of each part goes out what the ranges want
  * of it, in whatever order they are.
  *
- *     open ─► part 1 ─► its pieces go out ─► part 2 ─► .. ─► the last part, and the sum ─► its
- * pieces └─ wrong: UMBP_CORRUPT
+ *     open ─► part 1 ─► its pieces go out ─► part 2 ─► .. ─► last part, sum ─► its pieces ─► OK
+ *                                                                 └─ wrong: UMBP_CORRUPT
  *
  * So bytes of a bad record may lie in the reader's memory by then, as they do after any get that
  * failed; but it is told UMBP_OK only after the whole was vouched for. The stream pins a segment:
