@@ -40,6 +40,7 @@ MAYBE_UNUSED static void rig_master_open(struct rig_world *world, struct rig_mas
     options.incarnation = 1 + rng_next(fabric_sim_rng(world->sim)) / 2;
     options.index_shards = 4;
     options.nodes_max = 64;
+    options.advise_all = true;
     *master = (struct rig_master){
         .world = world, .tick = {.run = rig_master_tick}, .start = {.run = rig_master_start}};
     assert_ok(master_create(&options, &master->master, error, sizeof(error)));

@@ -333,6 +333,7 @@ MAYBE_UNUSED static void rig_put_begin(struct rig_call *call, struct rig_client 
             (struct proto_piece){(uint64_t)(uintptr_t)(data + bytes - half), rig_key(client), half};
         items[i] = (struct proto_put){.key = name_key(&names[i], prefix, first + i),
                                       .bytes = bytes,
+                                      .depth = first + i,
                                       .pieces = pieces[i],
                                       .piece_count = bytes == 0 ? 0
                                                      : half     ? 2

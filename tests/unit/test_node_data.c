@@ -205,6 +205,7 @@ static void keys_are_asked_for_resolved_and_removed(void **state)
     assert_true(proto_resolved_next(&walk, &resolved));
     assert_ok(resolved.status);
     assert_int_equal(resolved.bytes, 100);
+    assert_int_equal(resolved.depth, 9);
     assert_int_equal(resolved.tiers, PROTO_TIER_BIT(PROTO_TIER_DRAM));
     assert_true(proto_resolved_next(&walk, &resolved));
     assert_status(resolved.status, UMBP_NOT_FOUND);

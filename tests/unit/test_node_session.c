@@ -124,6 +124,35 @@ static void a_committed_key_is_visible_elsewhere_within_20_ms(void **state)
     rig_end(&world);
 }
 
+/* Of what came at one time the deepest is the first that the master would have go. */
+static void depths_are_told_too(void **state)
+{
+    struct rig_world world;
+    struct rig_master master;
+    struct master_advice advice;
+    struct named named;
+    const unsigned count = 95; /* of a tier of a hundred; one bundle */
+    (void)state;
+    rig_begin(&world, 4);
+    rig_master_open(&world, &master, 5, "m0");
+    rig_node_open(&world, 0, 0, open_store(MIB, MIB), &to_one);
+    rig_advance(&world, 500);
+    for (unsigned i = 0; i < count; i++) {
+        assert_ok(put_value(world.nodes[0].store, name_key(&named, "k", i), 10000, i, i));
+    }
+    rig_advance(&world, 15000);
+    assert_ok(master_advice_take(master.master, &advice));
+    assert_true(advice.count > 1);
+    for (unsigned i = 0; i < advice.count; i++) {
+        struct umbp_key key = name_key(&named, "k", count - 1 - i);
+        struct fingerprint print = hash_key(key.data, key.bytes, RIG_SEED);
+        assert_memory_equal(&advice.victims[i].print, &print, sizeof(print));
+    }
+    master_advice_free(&advice);
+    rig_master_close(&master);
+    rig_end(&world);
+}
+
 static void removals_and_evictions_are_told_too(void **state)
 {
     struct rig_world world;
@@ -517,6 +546,7 @@ int main(void)
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(what_was_there_before_is_listed),
         cmocka_unit_test(a_committed_key_is_visible_elsewhere_within_20_ms),
+        cmocka_unit_test(depths_are_told_too),
         cmocka_unit_test(removals_and_evictions_are_told_too),
         cmocka_unit_test(a_master_that_was_started_again_has_everything_within_2_s),
         cmocka_unit_test(several_masters_are_all_told),
