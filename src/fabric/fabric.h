@@ -240,8 +240,8 @@ struct fabric_options {
     uint32_t calls_max;       /* 1,024 calls of ours in flight, in all */
     uint32_t calls_per_peer;  /* 256 to one peer */
     uint32_t requests_max;    /* 256 requests of others that wait for our answer, in all */
-    uint32_t spin_us; /* UINT32_MAX: none; 20 us of polling before a waiter sleeps, or five times
-                       * that, and the loop's thread too if it listens, while that pays */
+    uint32_t spin_us; /* UINT32_MAX: none; 20 us of polling before a waiter sleeps, and the loop's
+                       * thread if it listens; five times that while it pays */
     uint32_t pull_threads; /* 2 threads that copy for fabric_pull, made at the first pull */
     bool same_host_off;    /* no reads of other processes' memory, and none of ours */
     const struct clock_source *clock; /* NULL: the machine's */
