@@ -27,7 +27,7 @@ struct door {
     /* Relaxed both: read without the lock to prefetch, where only an address is made of them.
      * Written under the shard's lock. */
     _Atomic(struct segment *) segment; /* NULL: empty */
-    _Atomic uint32_t homes;
+    _Atomic uint32_t homes;            /* the segment's */
 };
 
 struct shard {
