@@ -12,6 +12,7 @@ struct shared {
     struct test_clock clock;
     struct master *master;
     _Atomic bool is_over;
+    _Atomic unsigned ready;
     _Atomic unsigned wrong;
 };
 
@@ -260,7 +261,7 @@ static void crowds_that_join_and_leave_at_once_never_share_a_record(void **state
 /* ---- one node, over several connections ---- */
 
 #define BUNDLE_KEYS 100u
-#define BUNDLES (test_is_slow() ? 100u : 1000u)
+#define BUNDLES (test_is_slow() ? 100u : 3000u)
 
 /* Bundle n takes away what the one before brought, and brings keys of its own. */
 static bool send_bundle(struct master *master, uint64_t number, uint64_t *acked_out)
@@ -286,6 +287,9 @@ static void *repeat_thread(void *context)
     const struct thread_context *thread = context;
     struct shared *shared = thread->shared;
     uint64_t acked = 0;
+    atomic_fetch_add(&shared->ready, 1);
+    while (atomic_load(&shared->ready) < 3) { /* all at once, or it shows nothing */
+    }
     while (acked < BUNDLES) {
         if (!send_bundle(shared->master, acked + 1, &acked)) {
             return NULL;
