@@ -7,6 +7,7 @@
 #include "support_cluster.h"
 
 #include <arpa/inet.h>
+#include <dirent.h>
 #include <errno.h>
 #include <inttypes.h>
 #include <poll.h>
@@ -107,6 +108,32 @@ static void result_is_sound(struct test_load_result result)
     assert_true(test_is_slow() || result.slowest_ms <= OP_TIMEOUT_MS + 1000);
 }
 
+/* Of a process that answers no questions. */
+struct descriptors {
+    pid_t pid;
+    unsigned most;
+};
+
+static unsigned descriptors_of(pid_t pid)
+{
+    char path[40];
+    unsigned count = 0;
+    snprintf(path, sizeof(path), "/proc/%d/fd", (int)pid);
+    DIR *folder = opendir(path);
+    assert_non_null(folder);
+    while (readdir(folder) != NULL) {
+        count++;
+    }
+    closedir(folder);
+    return count;
+}
+
+static bool are_closed(void *context)
+{
+    const struct descriptors *descriptors = context;
+    return descriptors_of(descriptors->pid) <= descriptors->most;
+}
+
 static void scans_and_random_bytes_at_every_port_do_no_harm_under_load(void **state)
 {
     struct test_master master;
@@ -133,6 +160,7 @@ static void scans_and_random_bytes_at_every_port_do_no_harm_under_load(void **st
         test_sleep_ms(5); /* whatever it opens, it has opened */
     }
     uint64_t fds = test_member_stat(&node, "fds");
+    struct descriptors masters = {master.pid, descriptors_of(master.pid)};
     for (unsigned i = 0; i < (test_is_slow() ? 600 : 3000); i++) {
         unsigned which = i % PORTS;
         visit(ports[which], &rng, &stay[which][test_rng_below(&rng, 8)]);
@@ -155,6 +183,7 @@ static void scans_and_random_bytes_at_every_port_do_no_harm_under_load(void **st
     test_member_end(&late);
     test_member_is_idle(&node);
     test_member_stat_becomes(&node, "fds", fds);
+    assert_true(test_wait_until(are_closed, &masters, 60000)); /* silent ones take 10 s */
     test_member_end(&user);
     test_member_end(&node);
     test_master_stop(&master);
