@@ -207,7 +207,7 @@ static unsigned writer_plan(struct append_writer *writer, size_t at, size_t *nex
 {
     unsigned count = 0;
     uint64_t bytes = 0;
-    uint64_t most = (uint64_t)writer->tier->io_bytes * SSD_APPEND_SLOTS;
+    uint64_t most = (uint64_t)writer->tier->io_bytes * SSD_APPEND_PLAN;
     while (at < writer->count && count < SSD_RUN_UNITS && bytes < most) {
         if (writer->appends[at].status != UMBP_OK) {
             at++;

@@ -30,7 +30,8 @@
 #define SSD_OPEN_FILES_MAX 256u /* kept open at once, beyond those in use */
 #define SSD_ARENAS 6u           /* segments that are not sealed yet, at once */
 #define SSD_APPEND_CONTEXTS 4u  /* appending and reclaiming calls at once */
-#define SSD_APPEND_SLOTS 16u
+#define SSD_APPEND_PLAN 16u   /* requests' worth of records placed at once, without their heads, */
+#define SSD_APPEND_SLOTS 20u  /* and room to have all of it in flight, heads and ends included */
 #define SSD_IDS_RESERVED 256u /* segment ids set aside by one writing of the super file */
 #define SSD_RUN_UNITS 256u    /* records placed by one taking of the lock */
 #define SSD_IOV_MAX 512u      /* pieces of one write */
