@@ -211,6 +211,7 @@ static void nonsense_in_frames_hurts_nobody_else(void **state)
     open_end(&server, "127.0.0.1:0");
     open_end(&client, NULL);
     assert_ok(rig_connect(&client, fabric_address(server.fabric), &peer));
+    is_served(&client, peer); /* both have by now mapped what the other shares, by a descriptor */
     unsigned fds = test_fd_count();
     for (unsigned round = 0; round < (test_is_slow() ? 100u : 400u); round++) {
         int fd = raw_connect(fabric_address(server.fabric));
