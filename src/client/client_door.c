@@ -302,8 +302,10 @@ enum umbp_status client_door_ask(const struct client_door_question *question,
     status = exchange(&asked, fd, &signpost);
     close(fd);
     if (status == UMBP_CLOSED) {
-        (void)snprintf(door_out->error, sizeof(door_out->error),
-                       "there is a connection, and nothing is answered");
+        (void)snprintf(
+            door_out->error, sizeof(door_out->error),
+            "something listens there and does not answer as a master: is it the address that "
+            "umbp_master was given (its gRPC door)?");
         guess(&asked, door_out);
         return UMBP_OK;
     }

@@ -149,6 +149,24 @@ static bool cut(char *text, const char **list, uint32_t room, uint32_t *count_ou
     return true;
 }
 
+/* Two sessions of a node with one master would number their news against each other. */
+static uint32_t drop_twins(const char **masters, uint32_t count)
+{
+    uint32_t kept = 0;
+    for (uint32_t i = 0; i < count; i++) {
+        bool is_twin = false;
+        for (uint32_t k = 0; k < kept; k++) {
+            is_twin |= strcmp(masters[k], masters[i]) == 0;
+        }
+        if (is_twin) {
+            log_warn("master_named_twice", "master=\"%s\" used=once", masters[i]);
+        } else {
+            masters[kept++] = masters[i];
+        }
+    }
+    return kept;
+}
+
 static enum umbp_status find_doors(struct making *making)
 {
     const char *masters[POOL_MASTERS_MAX];
@@ -162,6 +180,7 @@ static enum umbp_status find_doors(struct making *making)
                        making->options.masters, POOL_MASTERS_MAX);
         return UMBP_INVALID_VALUE;
     }
+    count = drop_twins(masters, count);
     const struct client_doors_options options = {
         .masters = masters,
         .count = count,

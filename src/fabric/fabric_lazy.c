@@ -14,6 +14,7 @@
 #include <unistd.h>
 
 #include "base/log.h"
+#include "base/signals.h"
 
 static pthread_once_t load_once = PTHREAD_ONCE_INIT;
 static const struct fabric_lazy_functions *loaded; /* NULL: it can't be had */
@@ -37,8 +38,10 @@ static void *open_beside(char path[PATH_MAX], unsigned parts)
 static void load(void)
 {
     char path[PATH_MAX] = "";
+    struct signals_saved saved;
     Dl_info here;
     void *plugin = NULL;
+    signals_save(&saved);
     if (dladdr(&load_once, &here) && here.dli_fname) {
         (void)snprintf(path, sizeof(path), "%s", here.dli_fname);
         plugin = open_beside(path, 1); /* the extension: umbp/_umbp.abi3.so */
@@ -48,6 +51,7 @@ static void load(void)
         path[bytes] = '\0';
         plugin = open_beside(path, 2); /* the program: umbp/_bin/umbp */
     }
+    signals_restore(&saved);
     if (plugin) {
         loaded = dlsym(plugin, FABRIC_LAZY_SYMBOL);
     }

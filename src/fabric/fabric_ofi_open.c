@@ -8,6 +8,7 @@
 #include <sys/random.h>
 #include <unistd.h>
 
+#include "base/signals.h"
 #include "fabric/fabric_ofi_priv.h"
 
 /* -------------------------------------------------------------------------------- provider ---- */
@@ -579,6 +580,7 @@ enum umbp_status fabric_open(const struct fabric_options *options,
     if (status) {
         return status;
     }
+    signals_drop_foreign(); /* which came with libfabric, when the process was loaded */
     struct ofi *ofi = mem_zalloc(sizeof(*ofi));
     if (!ofi) {
         snprintf(error_out, error_bytes, "out of memory");

@@ -17,6 +17,7 @@
 #include <sys/resource.h>
 #include <unistd.h>
 
+#include "base/signals.h"
 #include "masterd/masterd.h"
 
 #define EXIT_BAD 2
@@ -310,6 +311,7 @@ static int run(struct program *program)
 int main(int count, char **arguments)
 {
     log_hold_streams();
+    signals_drop_foreign();
     struct program *program = mem_zalloc(sizeof *program);
     if (program == NULL) {
         return EXIT_FAILED;
