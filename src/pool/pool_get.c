@@ -130,8 +130,9 @@ static bool sort_out(struct pool_area *area, bool *busy_out)
             item->is_unsure |= item->status != UMBP_NOT_FOUND;
         } else {
             item->is_unsure |= item->status != UMBP_NOT_FOUND && item->status != UMBP_CORRUPT;
-            if (item->status == UMBP_NOT_FOUND) {
-                /* A master that has not heard of it yet is not to be believed by a put. */
+            if (item->status == UMBP_NOT_FOUND || item->status == UMBP_CORRUPT) {
+                /* A master that has not heard of it yet is not to be believed by a put. What was
+                 * corrupt its owner has dropped. */
                 hint_put(pool, item->print, LINK_GONE);
             } else {
                 hint_drop(pool, item->print);

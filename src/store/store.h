@@ -202,10 +202,6 @@ void store_unpin(struct store *store, struct store_pin *pin); /* idempotent */
  * value takes: not for who may not wait.
  */
 MUST_USE enum umbp_status store_pin_verify(struct store *store, const struct store_pin *pin);
-/* Read ranges of a pinned value from whichever tier it is in. */
-MUST_USE enum umbp_status store_pin_read(struct store *store, const struct store_pin *pin,
-                                         struct umbp_key key, const struct ssd_range *ranges,
-                                         uint32_t range_count, uint64_t deadline_ns);
 
 /*
  * A pinned value on the SSD, in consecutive parts, for who has less memory than it has bytes; each

@@ -544,47 +544,6 @@ enum umbp_status store_pin_verify(struct store *store, const struct store_pin *p
     return UMBP_CORRUPT;
 }
 
-enum umbp_status store_pin_read(struct store *store, const struct store_pin *pin,
-                                struct umbp_key key, const struct ssd_range *ranges,
-                                uint32_t range_count, uint64_t deadline_ns)
-{
-    for (uint32_t r = 0; r < range_count; r++) {
-        if (ranges[r].offset > pin->bytes || ranges[r].bytes > pin->bytes - ranges[r].offset) {
-            return UMBP_INVALID_RANGE;
-        }
-    }
-    if (pin->tier == STORE_TIER_DRAM) {
-        for (uint32_t r = 0; r < range_count; r++) {
-            dram_read(store->dram, &pin->block, ranges[r].offset, ranges[r].to, ranges[r].bytes);
-        }
-        return UMBP_OK;
-    }
-    struct entry *entry = pin->entry;
-    struct shard *shard = index_shard(store, entry->print);
-    struct ssd_read read = {
-        .key = {key.data, (uint32_t)key.bytes},
-        .generation = pin->generation,
-        .value_bytes = pin->bytes,
-        .location = pin->location,
-        .ranges = ranges,
-        .range_count = range_count,
-    };
-    for (int tries = 0;; tries++) {
-        read.status = UMBP_TIMEOUT;
-        enum umbp_status status = ssd_read(store->ssd, &read, 1, NULL, NULL, deadline_ns);
-        status = status == UMBP_OK ? read.status : status;
-        if (status != UMBP_STALE || tries == STALE_TRIES) {
-            return status;
-        }
-        mutex_lock(&shard->lock);
-        read.location = entry->ssd; /* it was moved, or brought into memory, or is gone */
-        mutex_unlock(&shard->lock);
-        if (!read.location.segment) {
-            return UMBP_STALE;
-        }
-    }
-}
-
 /* ------------------------------------------------------------------------------ streams -- */
 
 static struct hit hit_of(const struct store_pin *pin)

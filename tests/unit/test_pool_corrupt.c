@@ -197,8 +197,7 @@ static void bytes_that_changed_on_the_ssd_are_a_miss_to_a_reader_elsewhere(void 
         get_all_but(&owned, 0);
         expect_corrupt(&owned, 1);
         disk_fault_clear(owned.disk.fault);
-        rig_advance(&owned.world, 1000); /* the master hears of it */
-        put_all_remotely(&owned);
+        put_all_remotely(&owned); /* before the master hears of it */
         get_all_but(&owned, NONE);
         end(&owned);
     }

@@ -230,33 +230,6 @@ static void a_pin_asks_for_the_exact_size_or_any(void **state)
     finish_store(store);
 }
 
-static void a_pinned_value_is_read_in_ranges(void **state)
-{
-    struct store_options options = small_options(MIB);
-    struct store *store = make_store(&options);
-    struct store_pin pin;
-    unsigned char *whole = malloc(200000);
-    unsigned char a[5000];
-    unsigned char b[100];
-    (void)state;
-    test_fill(whole, 200000, 9);
-    assert_ok(put_value(store, text_key("k"), 200000, 9, 0));
-    assert_ok(store_pin(store, text_key("k"), 0, true, &pin));
-    struct ssd_range ranges[2] = {{a, sizeof(a), 63000}, {b, sizeof(b), 199900}};
-    assert_ok(store_pin_read(store, &pin, text_key("k"), ranges, 2, soon()));
-    assert_memory_equal(a, whole + 63000, sizeof(a));
-    assert_memory_equal(b, whole + 199900, sizeof(b));
-    ranges[1].offset++;
-    assert_status(store_pin_read(store, &pin, text_key("k"), ranges, 2, soon()),
-                  UMBP_INVALID_RANGE);
-    ranges[1].offset = UINT64_MAX;
-    assert_status(store_pin_read(store, &pin, text_key("k"), ranges, 2, soon()),
-                  UMBP_INVALID_RANGE);
-    store_unpin(store, &pin);
-    free(whole);
-    finish_store(store);
-}
-
 static void pins_show_in_stat_and_in_list(void **state)
 {
     struct store_options options = small_options(MIB);
@@ -444,11 +417,9 @@ static bool pinned_is_whole(struct store *store, const struct store_pin *pin)
 {
     uint64_t tag;
     unsigned char *data = malloc(pin->bytes);
-    struct ssd_range range = {data, pin->bytes, 0};
-    bool whole = store_pin_read(store, pin, text_key(""), &range, 1, soon()) == UMBP_OK;
+    dram_read(store_dram(store), &pin->block, 0, data, pin->bytes);
     memcpy(&tag, data, sizeof(tag));
-    whole =
-        whole && pin->bytes == 5000 + tag % 60000 && test_check_fill(data + 8, pin->bytes - 8, tag);
+    bool whole = pin->bytes == 5000 + tag % 60000 && test_check_fill(data + 8, pin->bytes - 8, tag);
     free(data);
     return whole;
 }
@@ -552,7 +523,6 @@ int main(void)
         cmocka_unit_test(a_pinned_value_keeps_its_bytes_when_its_key_is_removed_and_put_anew),
         cmocka_unit_test(clear_leaves_the_pages_of_pinned_values_to_their_readers),
         cmocka_unit_test(a_pin_asks_for_the_exact_size_or_any),
-        cmocka_unit_test(a_pinned_value_is_read_in_ranges),
         cmocka_unit_test(pins_show_in_stat_and_in_list),
         cmocka_unit_test(a_pin_is_an_access_unless_it_is_quiet),
         cmocka_unit_test(pinned_values_are_passed_by_and_when_all_are_pinned_there_is_no_space),

@@ -84,7 +84,11 @@ static void a_value_pinned_on_the_ssd_is_read_where_it_lies(void **state)
     assert_ok(store_pin(rig.store, text_key("k"), 50000, false, &pin));
     assert_int_equal(pin.tier, STORE_TIER_SSD);
     struct ssd_range range = {bytes, sizeof(bytes), 49900};
-    assert_ok(store_pin_read(rig.store, &pin, text_key("k"), &range, 1, soon()));
+    struct store_stream stream;
+    assert_ok(store_stream_open(rig.store, &pin, &stream));
+    assert_ok(store_stream_next(rig.store, &stream, 50000, &range, 1, soon()));
+    assert_true(stream.ssd.is_whole);
+    store_stream_close(&stream);
     test_fill(whole, 50000, 3);
     assert_memory_equal(bytes, whole + 49900, sizeof(bytes));
     store_unpin(rig.store, &pin);
