@@ -16,12 +16,16 @@
  * sent. It covers everything up to the highest number ever sent, so a late copy of an old bundle
  * changes nothing afterwards. The list is read in pieces while the store goes on; the events since
  * its beginning are sent on top of it.
+ *
+ * A master that is known by two names has one session: two would number their bundles against each
+ * other. The later one lets go and looks again now and then, in case the other one has lost it.
  */
 #include "node/node_priv.h"
 
 #define PAUSE_MIN_MS 20u
 #define PAUSE_MAX_MS 500u
 #define BEAT_DEFAULT_MS 1000u
+#define TWIN_PAUSE_MS 10000u
 
 enum session_state {
     SESSION_IDLE = 0,
@@ -42,7 +46,8 @@ struct node_session {
     fabric_peer peer;
     struct fabric_timer timer;
     uint32_t pause_ms;
-    bool is_asking; /* a call is pending */
+    uint64_t master_incarnation; /* whom it is registered with */
+    bool is_asking;              /* a call is pending */
     uint64_t request_id;
     uint32_t beat_ms;
     uint64_t beat_ns; /* when the last call that counts as a beat was made */
@@ -67,6 +72,7 @@ struct node_session {
 
 #define REFUSED_LOG_MS 10000u
 #define UNREACHED_LOG_MS 60000u
+#define TWIN_LOG_MS 3600000u
 
 static void session_work(struct node_session *session);
 static void session_tick(struct fabric_timer *timer);
@@ -142,12 +148,9 @@ static void set_standing(const struct node_session *session, bool is_listed, boo
     set_bit(session, &session->owner->counters.taken_now, is_taken);
 }
 
-/* Begin again after a pause. A sync that was under way begins anew. */
-static void session_fail(struct node_session *session)
+/* A sync that was under way begins anew. */
+static void session_let_go(struct node_session *session)
 {
-    if (is_over(session)) {
-        return;
-    }
     if (session->peer) {
         fabric_disconnect(session->owner->fabric, session->peer);
         session->peer = 0;
@@ -156,6 +159,15 @@ static void session_fail(struct node_session *session)
     set_bit(session, &session->owner->counters.masters_now, false);
     session->wants_sync |= session->is_syncing;
     session->is_syncing = false;
+}
+
+/* Begin again after a pause. */
+static void session_fail(struct node_session *session)
+{
+    if (is_over(session)) {
+        return;
+    }
+    session_let_go(session);
     if (session->owner->options.master_wanted) {
         session->owner->options.master_wanted(session->owner->options.master_context,
                                               session->index);
@@ -247,6 +259,20 @@ static void tell_refusal(const struct node_session *session, enum umbp_status st
              umbp_status_name(status), (unsigned long long)held_back);
 }
 
+/* Another session is with this very master. */
+static bool is_twin(const struct node_session *session, uint64_t master_incarnation)
+{
+    const struct node *node = session->owner;
+    for (uint32_t i = 0; i < node->options.master_count; i++) {
+        const struct node_session *other = node->sessions[i];
+        if (other != session && other->state == SESSION_ACTIVE &&
+            other->master_incarnation == master_incarnation) {
+            return true;
+        }
+    }
+    return false;
+}
+
 static void registered(void *context, const struct fabric_reply *reply)
 {
     struct node_session *session = context;
@@ -256,6 +282,19 @@ static void registered(void *context, const struct fabric_reply *reply)
 
     session->is_asking = false;
     if (session->state != SESSION_REGISTERING) {
+        return;
+    }
+    if (status == UMBP_OK && is_twin(session, answer.master_incarnation)) {
+        set_standing(session, false, false);
+        if (log_limit_pass(&session->refused, TWIN_LOG_MS, &held_back)) {
+            log_warn(
+                "master_named_twice",
+                "door=%s reason=\"another name in pool.masters is this very master's\" used=once "
+                "suppressed=%llu",
+                session->address, (unsigned long long)held_back);
+        }
+        session_let_go(session);
+        tick_in(session, TWIN_PAUSE_MS);
         return;
     }
     set_standing(session, status == UMBP_OK, status == UMBP_BUSY);
@@ -269,6 +308,7 @@ static void registered(void *context, const struct fabric_reply *reply)
     NODE_COUNT(session->owner, registrations, 1);
     log_info("registered", "master=%s id=\"%s\"", session->address, session->owner->options.id);
     session->state = SESSION_ACTIVE;
+    session->master_incarnation = answer.master_incarnation;
     session->pause_ms = PAUSE_MIN_MS;
     session->beat_ns = node_now_ns(session->owner);
     take_timing(session, &answer);
