@@ -89,3 +89,8 @@ int fi_fabric(struct fi_fabric_attr *attr, struct fid_fabric **fabric, void *con
 {
     return functions() ? loaded->fabric(attr, fabric, context) : -FI_ENOSYS;
 }
+
+const char *fi_strerror(int number)
+{
+    return functions() ? loaded->strerror(number) : "libfabric is not here";
+}

@@ -19,6 +19,7 @@ struct fabric_lazy_functions {
     void (*freeinfo)(struct fi_info *info);
     struct fi_info *(*dupinfo)(const struct fi_info *info);
     int (*fabric)(struct fi_fabric_attr *attr, struct fid_fabric **fabric, void *context);
+    const char *(*strerror)(int number);
 };
 
 #define FABRIC_LAZY_FILE "libumbp-fabric.so"
