@@ -16,8 +16,8 @@
  * disk_status_text says it in words of files, where umbp_status_text speaks of keys and values.
  *
  * Threads. All functions may be called from any thread, except that a queue, its requests and its
- * buffers belong to one thread at a time. The synchronous functions block for as long as the kernel
- * does; whatever may hang on a sick device has an asynchronous twin, whose wait is bounded.
+ * buffers belong to one thread at a time. A driver's synchronous functions block for as long as the
+ * kernel does, which on a sick device may be for ever; disk_bounded_create gives them an end.
  *
  * Direct I/O. A file opened with DISK_OPEN_DIRECT bypasses the page cache where the file system
  * can (else it is buffered, with one warning per instance). Its transfers must then have offset,
@@ -166,6 +166,39 @@ void disk_destroy(struct disk *disk); /* takes NULL */
 const char *disk_status_text(enum umbp_status status);
 
 /*
+ * Wraps any driver so that its synchronous calls end in time, too. They run on a few threads of the
+ * wrapper's; a caller waits for `timeout_ns` at most, or until its thread's deadline (below), and
+ * is told UMBP_TIMEOUT then. Queues are the inner driver's own.
+ *
+ * A call that has begun can't be taken back: it is given up, and may still take effect. Until it
+ * has ended
+ *   - every other call that would change the disk waits for that, and is UMBP_TIMEOUT at its own
+ *     limit, so a given-up call never overtakes or undoes a later one;
+ *   - a file that it is about is not closed, though disk_close returns at once, and neither is one
+ *     that has a lock, if the call is a change: the lock would let another owner in too early;
+ *   - it uses no memory of the caller's: paths and data are copied, lists are collected.
+ * An exclusive creation that was given up removes its file when it ends; of a given-up opening
+ * nothing is left. Once all threads are in given-up calls, no call but a change waits: it is
+ * UMBP_TIMEOUT at once.
+ *
+ * disk_destroy leaves behind what is still stuck then, threads and inner driver included, until it
+ * ends. With `owns_inner` the inner driver is destroyed with the wrapper (also when creating it
+ * fails); else it must live until disk_bounded_given_up is 0.
+ */
+MUST_USE enum umbp_status disk_bounded_create(struct disk *inner, bool owns_inner,
+                                              uint64_t timeout_ns, struct disk **disk_out);
+/* For an owner that must leave the wrapper behind, since threads of its own may still use it: the
+ * workers end, every call from now on is UMBP_TIMEOUT at once, and disk_destroy must not be called.
+ */
+void disk_bounded_retire(struct disk *disk);
+/* Calls that were given up and have not ended. */
+unsigned disk_bounded_given_up(const struct disk *disk);
+/* When this thread's calls through any wrapper give up, of CLOCK_MONOTONIC; each has a quarter of a
+ * second all the same. UINT64_MAX, as at first: only the wrapper's own limit. Returns what was set
+ * before, for whoever sets it to put back. */
+uint64_t disk_thread_deadline(uint64_t deadline_ns);
+
+/*
  * Tests and simulators: files in memory, with a model of what a power cut does. What was not synced
  * is lost, kept or torn, by chance; a file's name is only safe after sync_directory.
  * `seed` decides that, and the order in which requests come out.
@@ -185,6 +218,7 @@ uint8_t *disk_memory_file(struct disk *disk, const char *path, uint64_t *bytes_o
 enum disk_call {
     DISK_CALL_ANY,
     DISK_CALL_OPEN,
+    DISK_CALL_CLOSE,  /* can be late, not fail; not under ANY */
     DISK_CALL_CREATE, /* open with DISK_OPEN_CREATE */
     DISK_CALL_SIZE,
     DISK_CALL_ALLOCATE,
@@ -209,6 +243,7 @@ enum disk_fault_action {
     DISK_FAULT_DELAY, /* a request starts `delay_ns` later */
     DISK_FAULT_NEVER, /* a request does not come out until disk_fault_release */
     DISK_FAULT_FLIP,  /* a read succeeds with one bit of its first iovec turned over */
+    DISK_FAULT_STALL, /* a synchronous call does not begin until disk_fault_release or _clear */
 };
 
 struct disk_fault {

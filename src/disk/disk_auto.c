@@ -41,6 +41,8 @@ const char *disk_status_text(enum umbp_status status)
         return "not a name, or not a file, that can be opened so";
     case UMBP_UNSUPPORTED:
         return "not supported by the file system or the kernel";
+    case UMBP_TIMEOUT:
+        return "the device or the file system does not answer";
     case UMBP_IO:
         return "the device or the file system reports an error";
     default:

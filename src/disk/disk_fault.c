@@ -28,7 +28,8 @@ struct fault_disk {
     struct fault_rule rules[DISK_FAULTS_MAX];
     uint64_t calls[DISK_CALL_COUNT];
     bool has_crashed;
-    uint64_t release_count; /* goes up when held requests may go on */
+    uint64_t release_count;    /* goes up when held requests and stalled calls may go on */
+    struct condition released; /* that */
 };
 
 struct fault_queue {
@@ -55,7 +56,9 @@ static struct fault_queue *fault_queue_of(struct disk_queue *queue)
 static bool fault_strikes(struct fault_disk *disk, unsigned kinds, struct disk_fault *fault_out)
 {
     bool strikes = false;
-    kinds |= FAULT_BIT(DISK_CALL_ANY);
+    if (!(kinds & FAULT_BIT(DISK_CALL_CLOSE))) {
+        kinds |= FAULT_BIT(DISK_CALL_ANY);
+    }
     mutex_lock(&disk->mutex);
     for (unsigned call = 0; call < DISK_CALL_COUNT; call++) {
         disk->calls[call] += kinds >> call & 1;
@@ -86,12 +89,29 @@ static bool fault_strikes(struct fault_disk *disk, unsigned kinds, struct disk_f
     return strikes;
 }
 
-/* For calls that can only fail or not. */
+/* Until the next release. */
+static void fault_stall(struct fault_disk *disk)
+{
+    mutex_lock(&disk->mutex);
+    uint64_t before = disk->release_count;
+    while (disk->release_count == before) {
+        (void)condition_wait(&disk->released, &disk->mutex,
+                             clock_deadline_ns(clock_monotonic(), 60000));
+    }
+    mutex_unlock(&disk->mutex);
+}
+
+/* For calls that can only fail, stall or go on. */
 static enum umbp_status fault_gate(struct fault_disk *disk, unsigned kinds)
 {
     struct disk_fault fault;
-    bool fails = fault_strikes(disk, kinds, &fault) &&
-                 (fault.action == DISK_FAULT_FAIL || fault.action == DISK_FAULT_CRASH);
+    if (!fault_strikes(disk, kinds, &fault)) {
+        return UMBP_OK;
+    }
+    if (fault.action == DISK_FAULT_STALL) {
+        fault_stall(disk);
+    }
+    bool fails = fault.action == DISK_FAULT_FAIL || fault.action == DISK_FAULT_CRASH;
     return fails ? fault.status : UMBP_OK;
 }
 
@@ -111,6 +131,8 @@ static enum umbp_status fault_open(struct disk *base, const char *path, unsigned
 
 static void fault_close(struct disk *base, struct disk_file file)
 {
+    enum umbp_status status = fault_gate(fault_of(base), FAULT_BIT(DISK_CALL_CLOSE));
+    (void)status; /* it can be late, not fail */
     disk_close(fault_of(base)->inner, file);
 }
 
@@ -151,6 +173,9 @@ static enum umbp_status fault_read_at(struct disk *base, struct disk_file file, 
     if (strikes && fault.action == DISK_FAULT_FAIL) {
         return fault.status;
     }
+    if (strikes && fault.action == DISK_FAULT_STALL) {
+        fault_stall(disk);
+    }
     enum umbp_status status = disk_read_at(disk->inner, file, to, bytes, offset, bytes_out);
     if (strikes && fault.action == DISK_FAULT_FLIP && status == UMBP_OK) {
         flip_bit(to, *bytes_out);
@@ -163,10 +188,13 @@ static enum umbp_status fault_write_at(struct disk *base, struct disk_file file,
 {
     struct fault_disk *disk = fault_of(base);
     struct disk_fault fault;
+    bool strikes = fault_strikes(disk, FAULT_BIT(DISK_CALL_WRITE) | CHANGE, &fault);
+    if (strikes && fault.action == DISK_FAULT_STALL) {
+        fault_stall(disk);
+    }
     /* Late, lost and lying answers are for requests: a synchronous call has none of its own. */
-    if (!fault_strikes(disk, FAULT_BIT(DISK_CALL_WRITE) | CHANGE, &fault) ||
-        (fault.action != DISK_FAULT_FAIL && fault.action != DISK_FAULT_CRASH &&
-         fault.action != DISK_FAULT_SHORT)) {
+    if (!strikes || (fault.action != DISK_FAULT_FAIL && fault.action != DISK_FAULT_CRASH &&
+                     fault.action != DISK_FAULT_SHORT)) {
         return disk_write_at(disk->inner, file, from, bytes, offset);
     }
     if ((fault.action == DISK_FAULT_CRASH || fault.action == DISK_FAULT_SHORT) && fault.bytes > 0 &&
@@ -318,6 +346,9 @@ static void queue_strike(struct fault_queue *queue, struct disk_request *request
         list_push_back(&queue->held, &request->link);
         queue->held_count++;
         break;
+    case DISK_FAULT_STALL: /* a request has DISK_FAULT_NEVER for that */
+        queue_pass(queue, request);
+        break;
     case DISK_FAULT_FLIP:
         if (request->verb == DISK_READ && request->iov_count > 0) {
             size_t bytes = request->iov[0].iov_len;
@@ -457,6 +488,7 @@ static void fault_destroy(struct disk *base)
 {
     struct fault_disk *disk = fault_of(base);
     disk_destroy(disk->inner);
+    condition_fini(&disk->released);
     mutex_fini(&disk->mutex);
     mem_free(disk);
 }
@@ -498,6 +530,7 @@ enum umbp_status disk_fault_create(struct disk *inner, struct disk **disk_out)
     disk->disk.ops = &fault_ops;
     disk->inner = inner;
     mutex_init(&disk->mutex, RANK_DISK);
+    condition_init(&disk->released);
     *disk_out = &disk->disk;
     return UMBP_OK;
 }
@@ -526,6 +559,7 @@ void disk_fault_clear(struct disk *base)
     memset(disk->rules, 0, sizeof(disk->rules));
     disk->has_crashed = false;
     disk->release_count++;
+    condition_broadcast(&disk->released);
     mutex_unlock(&disk->mutex);
 }
 
@@ -535,6 +569,7 @@ void disk_fault_release(struct disk *base)
     ASSERT(base->ops == &fault_ops);
     mutex_lock(&disk->mutex);
     disk->release_count++;
+    condition_broadcast(&disk->released);
     mutex_unlock(&disk->mutex);
 }
 

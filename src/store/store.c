@@ -14,7 +14,7 @@
 #define UPKEEP_IDLE_MS 1000u
 #define COPY_THREADS_MAX 8u
 #define JOIN_GRACE_MS 200u
-#define CLOSER_GRACE_MS 1500u
+#define SEAL_GRACE_MS 1500u
 #define UPKEEP_STEP_BYTES (4 * (uint64_t)COPY_BATCH_BYTES)
 
 void store_options_default(struct store_options *options)
@@ -253,6 +253,22 @@ static enum umbp_status make_memory(struct store *store, char *error_out, size_t
     return status == UMBP_OK ? UMBP_OK : refuse(status, error_out, error_bytes, "out of memory");
 }
 
+/* The driver, behind a wrapper that lets no call on files hang. */
+static enum umbp_status make_disk(struct store *store)
+{
+    const struct store_options *options = &store->options;
+    uint64_t timeout_ms =
+        options->ssd.io_timeout_ms ? options->ssd.io_timeout_ms : SSD_IO_TIMEOUT_MS_DEFAULT;
+    struct disk *driver = options->disk;
+    if (!driver) {
+        enum umbp_status status = disk_auto_create(options->disk_driver, &driver);
+        if (status != UMBP_OK) {
+            return status;
+        }
+    }
+    return disk_bounded_create(driver, !options->disk, timeout_ms * NS_PER_MS, &store->disk);
+}
+
 static enum umbp_status make_ssd(struct store *store, char *error_out, size_t error_bytes)
 {
     struct store_options *options = &store->options;
@@ -263,14 +279,10 @@ static enum umbp_status make_ssd(struct store *store, char *error_out, size_t er
     if (options->role == STORE_LEADER) {
         options->copy_mode = STORE_COPY_ON_COMMIT;
     }
-    store->disk = options->disk;
-    if (!store->disk) {
-        enum umbp_status status = disk_auto_create(options->disk_driver, &store->disk);
-        if (status != UMBP_OK) {
-            return refuse(status, error_out, error_bytes, "the I/O driver \"%s\": %s",
-                          options->disk_driver, umbp_status_text(status));
-        }
-        store->owns_disk = true;
+    enum umbp_status status = make_disk(store);
+    if (status != UMBP_OK) {
+        return refuse(status, error_out, error_bytes, "the I/O driver \"%s\": %s",
+                      options->disk_driver, umbp_status_text(status));
     }
     options->ssd.segment_bytes =
         u64_min(options->ssd.segment_bytes ? options->ssd.segment_bytes : SSD_SEGMENT_BYTES_DEFAULT,
@@ -279,7 +291,7 @@ static enum umbp_status make_ssd(struct store *store, char *error_out, size_t er
     options->ssd.clock = store->clock;
     options->ssd.read_only = options->role == STORE_FOLLOWER;
     struct ssd_visitor visitor = recover_visitor(store);
-    enum umbp_status status =
+    status =
         ssd_open(&options->ssd, &visitor, &store->ssd, &store->recovery, error_out, error_bytes);
     recover_finish(store);
     if (status == UMBP_OK) {
@@ -418,7 +430,9 @@ enum umbp_status store_clear(struct store *store, uint64_t deadline_ns)
     if (!store->copies) {
         return UMBP_OK;
     }
+    uint64_t before_ns = store_files_until(store, deadline_ns);
     enum umbp_status status = ssd_clear(store->ssd, generation, deadline_ns);
+    (void)disk_thread_deadline(before_ns);
     for (uint32_t s = 0; s < store->shard_count; s++) {
         heal_shard(store, &store->shards[s]);
     }
@@ -427,50 +441,19 @@ enum umbp_status store_clear(struct store *store, uint64_t deadline_ns)
 
 /* ------------------------------------------------------------------------------- close --- */
 
-static void *closer_main(void *context)
-{
-    struct store *store = context;
-    enum umbp_status status = ssd_close(store->ssd, store->closer_deadline_ns);
-    mutex_lock(&store->lock);
-    store->closer_status = status;
-    store->closer_done = true;
-    condition_broadcast(&store->upkeep_done);
-    mutex_unlock(&store->lock);
-    return NULL;
-}
-
-/*
- * UMBP_TIMEOUT with the tier still there: the disk has not given back everything. What is done to
- * names and sizes of files blocks for as long as the kernel does, so a thread of its own does it,
- * which is left behind if it hangs.
- */
+/* UMBP_TIMEOUT with the tier still there: the disk has not given back everything. */
 static enum umbp_status close_ssd(struct store *store, uint64_t deadline_ns)
 {
-    pthread_t thread;
-    store->closer_deadline_ns = deadline_ns;
-    store->closer_done = false;
-    if (thread_create(&thread, "umbp-closer", true, closer_main, store) != UMBP_OK) {
-        (void)closer_main(store);
-    } else {
-        /* Sealing has a grace of its own. */
-        uint64_t until_ns =
-            u64_max(deadline_ns, clock_deadline_ns(clock_monotonic(), CLOSER_GRACE_MS));
-        mutex_lock(&store->lock);
-        while (!store->closer_done && condition_wait(&store->upkeep_done, &store->lock, until_ns)) {
-        }
-        store->abandoned = !store->closer_done;
-        mutex_unlock(&store->lock);
-        if (store->abandoned) {
-            pthread_detach(thread);
-            return UMBP_TIMEOUT;
-        }
-        pthread_join(thread, NULL);
-    }
-    if (store->closer_status == UMBP_BUSY) {
+    /* Sealing has a grace of its own. */
+    uint64_t files_ns = u64_max(deadline_ns, clock_deadline_ns(store->clock, SEAL_GRACE_MS));
+    uint64_t before_ns = store_files_until(store, files_ns);
+    enum umbp_status status = ssd_close(store->ssd, deadline_ns);
+    (void)disk_thread_deadline(before_ns);
+    if (status == UMBP_BUSY) {
         return UMBP_TIMEOUT;
     }
     store->ssd = NULL;
-    return store->closer_status;
+    return status;
 }
 
 enum umbp_status store_close(struct store *store, uint64_t deadline_ns)
@@ -494,6 +477,9 @@ enum umbp_status store_close(struct store *store, uint64_t deadline_ns)
     bool copiers_left = !copy_stop(store, join_ns);
     store->abandoned = !upkeep_stop(store, join_ns) || copiers_left;
     if (store->abandoned) {
+        if (store->disk) {
+            disk_bounded_retire(store->disk);
+        }
         return UMBP_TIMEOUT;
     }
     if (store->ssd) {
@@ -518,14 +504,13 @@ void store_destroy(struct store *store)
         (void)close_ssd(store, deadline_ns);
     }
     if (store->ssd) { /* a thread hangs in it, or the disk may still write from the tier's memory */
+        disk_bounded_retire(store->disk);
         log_error("store_left_behind", "the disk keeps requests; its memory is not freed");
         return;
     }
     recover_finish(store);
     copier_destroy(store->upkeep_copier);
-    if (store->owns_disk) {
-        disk_destroy(store->disk);
-    }
+    disk_destroy(store->disk);
     events_destroy(store);
     if (store->evictor.per_shard) {
         evictor_destroy(store);

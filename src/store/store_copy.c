@@ -780,10 +780,12 @@ enum umbp_status store_flush(struct store *store, uint64_t deadline_ns)
     if (!copier) {
         return UMBP_NO_MEMORY;
     }
+    uint64_t before_ns = store_files_until(store, deadline_ns);
     enum umbp_status status = flush_all(store, copier, deadline_ns);
     copier_destroy(copier);
     if (status == UMBP_OK && store->options.ssd.durability == SSD_STRICT) {
         status = ssd_sync(store->ssd, deadline_ns);
     }
+    (void)disk_thread_deadline(before_ns);
     return status;
 }

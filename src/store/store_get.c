@@ -349,7 +349,9 @@ static uint32_t finish_ssd(struct get_chunk *chunk, uint32_t *again, bool last_t
         chunk->reads[i].status = UMBP_TIMEOUT;
     }
     /* Each item has its own status; the call's says nothing more. */
+    uint64_t before_ns = store_files_until(store, chunk->deadline_ns);
     (void)!ssd_read(store->ssd, chunk->reads, chunk->ssd_count, NULL, NULL, chunk->deadline_ns);
+    (void)disk_thread_deadline(before_ns);
     for (uint32_t i = 0; i < chunk->ssd_count; i++) {
         struct ssd_read *read = &chunk->reads[i];
         struct hit *hit = &chunk->ssd[i];
@@ -564,9 +566,11 @@ enum umbp_status store_stream_open(struct store *store, const struct store_pin *
     }
     for (int tries = 0; tries <= STALE_TRIES; tries++) {
         const struct ssd_read lost = {.location = stream.pin.location, .status = UMBP_STALE};
+        uint64_t before_ns = store_files_until(store, store_deadline(store));
         enum umbp_status status =
             ssd_stream_open(store->ssd, (struct ssd_key){entry->key, entry->key_bytes},
                             pin->generation, pin->bytes, lost.location, &stream.ssd);
+        (void)disk_thread_deadline(before_ns);
         if (status == UMBP_OK) {
             *stream_out = stream;
         }
@@ -592,8 +596,10 @@ enum umbp_status store_stream_next(struct store *store, struct store_stream *str
     struct hit hit = hit_of(&stream->pin);
     const bool was_open = stream->ssd.status == UMBP_OK && !stream->ssd.is_whole;
     const struct ssd_read record = {.location = stream->pin.location};
+    uint64_t before_ns = store_files_until(store, deadline_ns);
     enum umbp_status status =
         ssd_stream_next(&stream->ssd, bytes, ranges, range_count, deadline_ns);
+    (void)disk_thread_deadline(before_ns);
 
     if (!was_open || status == UMBP_INVALID_VALUE || status == UMBP_TIMEOUT) {
         return status;

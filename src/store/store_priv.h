@@ -252,7 +252,6 @@ struct store {
     struct dram_tier *dram;
     struct ssd_tier *ssd; /* NULL without */
     struct disk *disk;
-    bool owns_disk;
     bool copies; /* this store writes to the SSD */
     struct copy_pool *copy_pool;
     struct event_ring *events; /* NULL without */
@@ -286,9 +285,6 @@ struct store {
     struct condition upkeep_work;
     bool upkeep_stopping;
     bool upkeep_exited;
-    bool closer_done; /* and its status; told by upkeep_done */
-    enum umbp_status closer_status;
-    uint64_t closer_deadline_ns;
     struct condition upkeep_done;
     bool closed;
     bool abandoned; /* a thread of ours hangs in the disk: nothing can be freed */
@@ -408,6 +404,14 @@ __attribute__((always_inline)) static inline void fetch_ranges(const struct umbp
     }
 }
 uint64_t store_deadline(const struct store *store);
+/* From here on this thread's calls on files end by then. Returns what disk_thread_deadline is to be
+ * given back. */
+static inline uint64_t store_files_until(const struct store *store, uint64_t deadline_ns)
+{
+    uint64_t now = clock_now_ns(clock_monotonic());
+    uint64_t left = clock_left_ns(store->clock, deadline_ns);
+    return disk_thread_deadline(left > UINT64_MAX - now ? UINT64_MAX : now + left);
+}
 static inline uint64_t store_stamp(struct store *store)
 {
     return atomic_fetch_add_explicit(&store->stamp, 1, memory_order_relaxed) + 1;

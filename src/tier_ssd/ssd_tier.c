@@ -13,7 +13,6 @@
 #define IO_BYTES_DEFAULT (1u << 20)
 #define IO_BYTES_MIN (64u * 1024u)
 #define IO_BYTES_MAX (64u << 20)
-#define IO_TIMEOUT_MS_DEFAULT 30000u
 #define SEGMENTS_PER_TIER_MIN 8u
 #define ARENA_BYTES_MIN (64u * 1024u)
 
@@ -60,7 +59,8 @@ static void options_take(struct ssd_tier *tier, const struct ssd_options *option
     segment = u64_min(segment, options->bytes / SEGMENTS_PER_TIER_MIN);
     segment = u64_min(segment, (uint64_t)UINT32_MAX / 2 * SSD_BLOCK_BYTES);
     uint64_t io = options->io_bytes ? options->io_bytes : IO_BYTES_DEFAULT;
-    uint32_t timeout_ms = options->io_timeout_ms ? options->io_timeout_ms : IO_TIMEOUT_MS_DEFAULT;
+    uint32_t timeout_ms =
+        options->io_timeout_ms ? options->io_timeout_ms : SSD_IO_TIMEOUT_MS_DEFAULT;
     tier->disk = options->disk;
     tier->clock = options->clock;
     tier->capacity_bytes = options->bytes;
@@ -392,7 +392,7 @@ enum umbp_status ssd_open(const struct ssd_options *options, const struct ssd_vi
     }
     ssd_listing_fini(&listing);
     if (status != UMBP_OK) {
-        (void)tier_destroy(tier, clock_deadline_ns(tier->clock, IO_TIMEOUT_MS_DEFAULT));
+        (void)tier_destroy(tier, clock_deadline_ns(tier->clock, SSD_IO_TIMEOUT_MS_DEFAULT));
         return status;
     }
     *tier_out = tier;
@@ -426,8 +426,9 @@ static enum umbp_status close_segments(struct ssd_tier *tier, uint64_t deadline_
         struct ssd_super super = {.clear_generation = tier->clear_generation,
                                   .next_segment = tier->next_segment};
         memcpy(super.uuid, tier->identity.uuid, SSD_UUID_BYTES);
-        if (ssd_super_write(tier->disk, tier->directory, &super) != UMBP_OK) {
-            return UMBP_OK; /* costs a few ids, of four billion */
+        /* Failing costs a few ids, of four billion; what may still happen keeps the lock. */
+        if (ssd_super_write(tier->disk, tier->directory, &super) == UMBP_TIMEOUT) {
+            status = UMBP_TIMEOUT;
         }
     }
     return status;

@@ -31,6 +31,10 @@ static struct disk *make_driver(const char *driver)
         assert_ok(disk_posix_create(0, &disk));
     } else if (strcmp(driver, "memory") == 0) {
         assert_ok(disk_memory_create(test_seed(), &disk));
+    } else if (strcmp(driver, "bounded") == 0) {
+        struct disk *inner;
+        assert_ok(disk_posix_create(2, &inner));
+        assert_ok(disk_bounded_create(inner, true, 60 * SECONDS, &disk));
     } else {
         struct disk *inner;
         assert_ok(disk_posix_create(2, &inner));
@@ -58,7 +62,8 @@ static bool rig_init(struct rig *rig, void **state)
         print_message("io_uring is refused here\n");
         return false;
     }
-    assert_string_equal(rig->disk->ops->name, rig->driver);
+    bool is_bounded = strcmp(rig->driver, "bounded") == 0; /* that takes the inner one's name */
+    assert_string_equal(rig->disk->ops->name, is_bounded ? "posix" : rig->driver);
     if (rig->disk->ops->is_durable) {
         rig->directory = test_dir_create();
     } else {
@@ -476,6 +481,9 @@ static void no_memory_at_any_allocation_leaves_nothing_behind(void **state)
         if (status == UMBP_OK && strcmp(*state, "fault") == 0) {
             status = disk_fault_create(disk, &disk);
             disk = status == UMBP_OK ? disk : NULL;
+        } else if (status == UMBP_OK && strcmp(*state, "bounded") == 0) {
+            status = disk_bounded_create(disk, true, SECONDS, &disk);
+            disk = status == UMBP_OK ? disk : NULL;
         }
         if (status == UMBP_OK) {
             status = disk_queue_create(disk, &options, &queue);
@@ -512,6 +520,6 @@ static void no_memory_at_any_allocation_leaves_nothing_behind(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {OVER("io_uring"), OVER("posix"), OVER("posix_inline"),
-                                       OVER("memory"), OVER("fault")};
+                                       OVER("memory"),   OVER("fault"), OVER("bounded")};
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -329,50 +329,142 @@ static void a_close_on_a_slow_disk_leaves_nothing_behind(void **state)
     rig_finish(&rig);
 }
 
-static const struct disk_ops *true_ops;
-static _Atomic bool holds_renames;
+/* --------------------------------------------------- a file system that does not answer -- */
 
-static bool renames_go_on(void *context)
+static void stall_next(struct rig *rig, enum disk_call call)
 {
-    (void)context;
-    return !atomic_load(&holds_renames);
+    const struct disk_fault stall = {.call = call, .first = 1, .action = DISK_FAULT_STALL};
+    assert_true(disk_fault_add(rig->fault, &stall));
 }
 
-static enum umbp_status hanging_rename(struct disk *disk, const char *from, const char *to)
+static bool opens_again(void *context)
 {
-    (void)test_wait_until(renames_go_on, NULL, WAIT_MS);
-    return true_ops->rename(disk, from, to);
+    struct rig *rig = context;
+    return store_create(&rig->options, &rig->store, NULL, 0) == UMBP_OK;
 }
 
-/* What is done to names and sizes of files has no deadline of its own. */
+/* The renaming may still come; until it has, nobody else may have the directory. */
 static void a_close_ends_in_time_where_the_file_system_hangs(void **state)
 {
     struct rig rig = rig_make();
-    struct closer closer;
-    pthread_t thread;
+    struct store *second = NULL;
     (void)state;
-    rig.options.close_timeout_ms = 100;
+    rig.options.ssd.io_timeout_ms = 3600000;
     unsigned threads_before = test_thread_count();
     rig_open(&rig);
     put_all(rig.store, 0, 10, 20000);
     assert_ok(store_flush(rig.store, soon()));
-    true_ops = rig.fault->ops;
-    struct disk_ops ops = *true_ops;
-    ops.rename = hanging_rename;
-    atomic_store(&holds_renames, true);
-    rig.fault->ops = &ops;
-    closer = (struct closer){.store = rig.store};
-    assert_int_equal(pthread_create(&thread, NULL, close_store, &closer), 0);
-    bool in_time = test_wait_until(closer_is_done, &closer, WAIT_MS / 2);
-    atomic_store(&holds_renames, false);
-    pthread_join(thread, NULL);
-    assert_true(in_time);
-    assert_status(closer.status, UMBP_TIMEOUT);
+    stall_next(&rig, DISK_CALL_RENAME);
+    assert_status(store_close(rig.store, clock_deadline_ns(clock_monotonic(), 100)), UMBP_TIMEOUT);
+    store_destroy(rig.store);
+    rig.store = NULL;
+    assert_status(store_create(&rig.options, &second, NULL, 0), UMBP_LOCKED);
+    let_go(&rig);
+    assert_true(test_wait_until(opens_again, &rig, WAIT_MS));
+    check_all(rig.store, 10, 20000);
+    rig_close(&rig);
     assert_true(test_threads_settle(threads_before));
-    static struct store *volatile left_behind; /* reachable: it is left on purpose */
-    left_behind = rig.store;
-    store_destroy(left_behind);
-    rig.fault->ops = true_ops;
+    rig_finish(&rig);
+}
+
+static void a_start_where_the_file_system_hangs_is_refused_in_time(void **state)
+{
+    static const enum disk_call calls[] = {DISK_CALL_MAKE_DIRECTORY, DISK_CALL_CREATE,
+                                           DISK_CALL_LOCK, DISK_CALL_LIST, DISK_CALL_RENAME};
+    (void)state;
+    for (size_t i = 0; i < ARRAY_COUNT(calls); i++) {
+        struct rig rig = rig_make();
+        struct store *store = NULL;
+        char error[256] = "";
+        unsigned threads_before = test_thread_count();
+        rig.options.ssd.io_timeout_ms = 50;
+        stall_next(&rig, calls[i]);
+        assert_status(store_create(&rig.options, &store, error, sizeof(error)), UMBP_TIMEOUT);
+        assert_non_null(strstr(error, "does not answer"));
+        let_go(&rig);
+        assert_true(test_wait_until(opens_again, &rig, WAIT_MS));
+        rig_close(&rig);
+        assert_true(test_threads_settle(threads_before));
+        rig_finish(&rig);
+    }
+}
+
+/* A new segment can't be made. The values stay in memory, and go to the disk once it answers. */
+static void a_flush_where_the_file_system_hangs_ends_with_its_deadline(void **state)
+{
+    static const enum disk_call calls[] = {DISK_CALL_CREATE, DISK_CALL_ALLOCATE, DISK_CALL_SYNC};
+    (void)state;
+    for (size_t i = 0; i < ARRAY_COUNT(calls); i++) {
+        struct rig rig = rig_make();
+        rig.options.copy_mode = STORE_COPY_ON_EVICT; /* the flush makes the segment itself */
+        rig.options.ssd.io_timeout_ms = 3600000;
+        rig_open(&rig);
+        put_all(rig.store, 0, 10, 20000);
+        stall_next(&rig, calls[i]);
+        assert_status(store_flush(rig.store, clock_deadline_ns(clock_monotonic(), 100)),
+                      UMBP_TIMEOUT);
+        assert_status(store_flush(rig.store, clock_deadline_ns(clock_monotonic(), 100)),
+                      UMBP_TIMEOUT);
+        check_all(rig.store, 10, 20000);
+        let_go(&rig);
+        assert_ok(store_flush(rig.store, soon()));
+        rig_kill(&rig);
+        rig_open(&rig);
+        check_all(rig.store, 10, 20000);
+        rig_finish(&rig);
+    }
+}
+
+static void a_get_where_the_file_system_hangs_ends_with_its_deadline(void **state)
+{
+    struct rig rig = rig_make();
+    (void)state;
+    rig_open(&rig);
+    put_all(rig.store, 0, 10, 20000);
+    rig_close(&rig);
+    rig.options.op_timeout_ms = 100;
+    rig.options.ssd.io_timeout_ms = 3600000;
+    rig_open(&rig);
+    stall_next(&rig, DISK_CALL_OPEN); /* of the segment, by who reads it first */
+    assert_status(get_value(rig.store, text_key("k1"), 20000, 1), UMBP_TIMEOUT);
+    put_all(rig.store, 10, 20, 20000);
+    struct named named;
+    for (uint64_t i = 10; i < 20; i++) {
+        assert_ok(get_value(rig.store, name_key(&named, "k", i), 20000, i));
+    }
+    let_go(&rig);
+    check_all(rig.store, 20, 20000);
+    rig_finish(&rig);
+}
+
+static bool clears(void *context)
+{
+    return store_clear(((struct rig *)context)->store, soon()) == UMBP_OK;
+}
+
+static void a_clear_where_the_file_system_hangs_ends_with_its_deadline(void **state)
+{
+    static const enum disk_call calls[] = {DISK_CALL_RENAME, DISK_CALL_UNLINK, DISK_CALL_CLOSE};
+    (void)state;
+    for (size_t i = 0; i < ARRAY_COUNT(calls); i++) {
+        struct rig rig = rig_make();
+        rig.options.ssd.io_timeout_ms = 3600000;
+        rig_open(&rig);
+        put_all(rig.store, 0, 200, 20000); /* several segments */
+        assert_ok(store_flush(rig.store, soon()));
+        stall_next(&rig, calls[i]);
+        enum umbp_status status = store_clear(rig.store, clock_deadline_ns(clock_monotonic(), 100));
+        assert_true(status == UMBP_TIMEOUT || calls[i] != DISK_CALL_RENAME);
+        assert_int_equal(stat_of(rig.store, "keys"), 0);
+        let_go(&rig);
+        assert_true(test_wait_until(clears, &rig, WAIT_MS));
+        put_all(rig.store, 0, 10, 30000);
+        rig_close(&rig);
+        rig_open(&rig);
+        assert_int_equal(stat_of(rig.store, "keys"), 10);
+        check_all(rig.store, 10, 30000);
+        rig_finish(&rig);
+    }
 }
 
 static void a_clear_on_a_hanging_disk_ends_with_its_deadline_and_memory_is_empty(void **state)
@@ -477,6 +569,10 @@ int main(void)
         cmocka_unit_test(what_the_disk_keeps_over_a_close_stays_in_place),
         cmocka_unit_test(a_close_on_a_slow_disk_leaves_nothing_behind),
         cmocka_unit_test(a_close_ends_in_time_where_the_file_system_hangs),
+        cmocka_unit_test(a_start_where_the_file_system_hangs_is_refused_in_time),
+        cmocka_unit_test(a_flush_where_the_file_system_hangs_ends_with_its_deadline),
+        cmocka_unit_test(a_get_where_the_file_system_hangs_ends_with_its_deadline),
+        cmocka_unit_test(a_clear_where_the_file_system_hangs_ends_with_its_deadline),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
