@@ -207,9 +207,7 @@ static void open_connections_do_not_hold_up_its_end(void **state)
         }
     }
     assert_signpost(master);
-    uint64_t begin = test_now_ns();
-    assert_int_equal(stop(master, SIGTERM), 0);
-    assert_true(test_now_ns() - begin < UINT64_C(15000000000));
+    assert_int_equal(stop(master, SIGTERM), 0); /* which has patience for 20 s only */
     for (int i = 0; i < 20; i++) {
         close(fds[i]);
     }

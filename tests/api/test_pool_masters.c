@@ -262,7 +262,6 @@ static void of_two_masters_one_stops_and_the_other_serves(void **state)
     assert_true(test_wait_until(is_placed, &first, 20000)); /* by the first master: connected */
     uint64_t failures = test_member_stat(&user, "pool.master_failures");
     test_stop(masters[0].pid);
-    uint64_t began_ns = test_now_ns();
     for (uint32_t i = 0; i < CALLS; i++) {
         struct test_set set = {"set", i * 10, 10, 4000};
         struct attempt put = {&user, set};
@@ -270,7 +269,6 @@ static void of_two_masters_one_stops_and_the_other_serves(void **state)
         assert_int_equal(test_member_get(&user, set).ok, set.count);
     }
     assert_true(test_member_stat(&user, "pool.master_failures") - failures < CALLS);
-    assert_true(test_is_slow() || test_now_ns() - began_ns < UINT64_C(20000000000));
     kill(masters[0].pid, SIGCONT);
     test_member_end(&user);
     test_member_end(&node);

@@ -141,10 +141,10 @@ static struct fabric_piece whole(uint8_t *memory, struct fabric_region *region)
 
 /* ------------------------------------------------------------------------ peers that go away -- */
 
-/* Calls, reads and writes in flight; then the signal. All must complete, and soon. */
-static void in_flight_until(int signal_number, uint64_t limit_ms, enum umbp_status reason)
+/* Calls, reads and writes in flight; then the signal. All must complete. */
+static void in_flight_until(int signal_number, uint32_t peer_timeout_ms, enum umbp_status reason)
 {
-    struct fabric_options options = {.beat_ms = 50, .peer_timeout_ms = 400};
+    struct fabric_options options = {.beat_ms = 50, .peer_timeout_ms = peer_timeout_ms};
     pid_t child = spawn(serve_silently, &options);
     struct rig_end end;
     fabric_peer peer;
@@ -155,7 +155,7 @@ static void in_flight_until(int signal_number, uint64_t limit_ms, enum umbp_stat
     assert_ok(open_end(&end, NULL, &options));
     struct fabric_region *region = own_region(&end, memory);
     assert_ok(rig_connect(&end, board->address, &peer));
-    assert_ok(rig_call_start(&call, &end, peer, "x", 1, 60000, true));
+    assert_ok(rig_call_start(&call, &end, peer, "x", 1, 3600000, true));
     for (unsigned i = 0; i < 16; i++) {
         pieces[i] = whole(memory, region);
         rig_wait_init(&moves[i], &end);
@@ -174,7 +174,6 @@ static void in_flight_until(int signal_number, uint64_t limit_ms, enum umbp_stat
     assert_status(end.down_reason, reason);
     uint64_t took_ms = (test_now_ns() - before) / 1000000;
     print_message("over after %lu ms\n", (unsigned long)took_ms);
-    assert_true(test_is_slow() || took_ms < limit_ms);
     fabric_destroy(end.fabric);
     free(memory);
     reap(child);
@@ -183,13 +182,13 @@ static void in_flight_until(int signal_number, uint64_t limit_ms, enum umbp_stat
 static void a_killed_peer_ends_everything_at_once(void **state)
 {
     (void)state;
-    in_flight_until(SIGKILL, 2000, UMBP_CLOSED);
+    in_flight_until(SIGKILL, 3600000, UMBP_CLOSED); /* not by the timeout */
 }
 
 static void a_stopped_peer_ends_everything_after_the_timeout(void **state)
 {
     (void)state;
-    in_flight_until(SIGSTOP, 5000, UMBP_TIMEOUT);
+    in_flight_until(SIGSTOP, 2000, UMBP_TIMEOUT); /* and not by the call's deadline, an hour */
 }
 
 /* A handshake with a process that is stopped in the middle of it. */
@@ -283,7 +282,7 @@ static bool net_heal(void)
 
 static void a_cut_network_ends_connections_and_a_healed_one_makes_new_ones(void **state)
 {
-    struct fabric_options options = {.beat_ms = 50, .peer_timeout_ms = 400};
+    struct fabric_options options = {.beat_ms = 50, .peer_timeout_ms = 2000};
     struct rig_end end;
     struct rig_wait wait;
     fabric_peer peer = 0;
@@ -611,7 +610,7 @@ static bool fds_are(void *context) { return test_fd_count() <= ((struct count *)
 
 static void strangers_cost_nothing_and_hinder_nobody(void **state)
 {
-    struct fabric_options options = {.handshake_ms = 200};
+    struct fabric_options options = {.handshake_ms = 2000};
     struct rig_end server;
     struct rig_end client;
     struct test_rng rng;

@@ -180,7 +180,7 @@ static void open_end(struct rig_end *end, const char *listen)
                                      .listen = listen,
                                      .identity = "honest",
                                      .identity_bytes = 6,
-                                     .handshake_ms = 500};
+                                     .handshake_ms = 3000};
     assert_ok(fabric_open(&options, &handlers, NULL, 0, &end->fabric));
 }
 

@@ -255,22 +255,21 @@ static void a_node_that_failed_is_left_alone_for_a_while(void **state)
     struct fixture *fixture = *state;
     peer_set(&fixture->peers[0], false, true);
     add_node(fixture, "a", fixture->peers[0].address, KEYS_MAX, true);
+    uint64_t before_ns = test_now_ns();
     offer_round(fixture);
     WAIT_FOR(stats_of(fixture).calls[RPC_UNAVAILABLE] == 1);
     uint64_t left = stats_of(fixture).keys_skipped[RPC_EVICT_SKIP_RETRY];
     assert_true(left > 0); /* the rest of its victims */
     peer_set(&fixture->peers[0], false, false);
-    uint64_t failed_ns = test_now_ns();
     do {
         const struct master_beat beat = {.id = master_text_of("a")};
         struct master_beat_answer answer;
         assert_ok(master_beat(fixture->master, &beat, &answer));
         offer_round(fixture);
         test_sleep_ms(20);
-    } while (stats_of(fixture).calls[RPC_OK] == 0 && test_now_ns() < failed_ns + 30 * NS_PER_S);
-    assert_true(stats_of(fixture).keys_skipped[RPC_EVICT_SKIP_RETRY] > left);
+    } while (stats_of(fixture).calls[RPC_OK] == 0 && test_now_ns() < before_ns + 60 * NS_PER_S);
     WAIT_FOR(stats_of(fixture).calls[RPC_OK] >= 1);
-    assert_true(test_now_ns() - failed_ns > RPC_EVICT_RETRY_MS * NS_PER_MS / 2);
+    assert_true(test_now_ns() - before_ns >= RPC_EVICT_RETRY_MS * NS_PER_MS);
 }
 
 static void who_can_not_be_asked_is_counted(void **state)

@@ -80,6 +80,7 @@ static void an_abort_gives_the_pages_back_and_may_be_repeated(void **state)
 static void a_try_to_reserve_evicts_but_never_waits(void **state)
 {
     struct store_options options = small_options(MIB);
+    options.op_timeout_ms = 3600000; /* who waited would be here for an hour */
     struct store *store = make_store(&options);
     struct store_reservation held;
     struct store_reservation more;
@@ -87,9 +88,7 @@ static void a_try_to_reserve_evicts_but_never_waits(void **state)
     assert_ok(put_value(store, text_key("cold"), MIB / 2, 1, 0));
     assert_ok(store_try_reserve(store, text_key("a"), MIB / 4 * 3, 0, &held));
     assert_false(holds(store, text_key("cold")));
-    uint64_t before_ns = test_now_ns();
     assert_status(store_try_reserve(store, text_key("b"), MIB / 2, 0, &more), UMBP_NO_SPACE);
-    assert_true(test_now_ns() - before_ns < options.op_timeout_ms * NS_PER_MS / 2);
     store_abort(store, &held);
     assert_ok(store_try_reserve(store, text_key("b"), MIB / 2, 0, &more));
     store_abort(store, &more);
