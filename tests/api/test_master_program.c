@@ -193,6 +193,40 @@ static void it_serves_and_ends_when_asked(void **state)
     }
 }
 
+/* Signals that the process handles, bit n - 1 for signal n. */
+static unsigned long long handled_signals(pid_t pid)
+{
+    char path[64];
+    char line[256];
+    unsigned long long mask = 0;
+    bool found = false;
+    (void)snprintf(path, sizeof path, "/proc/%d/status", (int)pid);
+    FILE *file = fopen(path, "r");
+    assert_non_null(file);
+    while (!found && fgets(line, sizeof line, file) != NULL) {
+        found = sscanf(line, "SigCgt: %llx", &mask) == 1;
+    }
+    (void)fclose(file);
+    assert_true(found);
+    return mask;
+}
+
+/* A library that comes with libfabric has handlers for crashes, which may wait for ever.
+ * (Sanitizers have their own for SIGSEGV and SIGBUS.) */
+static void a_crash_is_left_to_the_system(void **state)
+{
+    static const int left[] = {SIGILL, SIGABRT, SIGINT, SIGTERM}; /* the last two are waited for */
+    struct master *master = *state;
+    for (int through_umbp = 0; through_umbp < 2; through_umbp++) {
+        start(master, through_umbp);
+        unsigned long long handled = handled_signals(master->pid);
+        for (size_t i = 0; i < sizeof left / sizeof left[0]; i++) {
+            assert_int_equal(handled >> (left[i] - 1) & 1, 0);
+        }
+        assert_int_equal(stop(master, SIGTERM), 0);
+    }
+}
+
 static void open_connections_do_not_hold_up_its_end(void **state)
 {
     static const char preface[] = "PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n\0\0\0\4\0\0\0\0";
@@ -326,6 +360,7 @@ int main(void)
     const struct CMUnitTest tests[] = {
         cmocka_unit_test_setup_teardown(it_serves_and_ends_when_asked, make, unmake),
         cmocka_unit_test_setup_teardown(open_connections_do_not_hold_up_its_end, make, unmake),
+        cmocka_unit_test_setup_teardown(a_crash_is_left_to_the_system, make, unmake),
         cmocka_unit_test_setup_teardown(random_bytes_on_both_ports_do_no_harm, make, unmake),
         cmocka_unit_test(a_value_that_can_not_be_is_named_and_ends_the_start),
         cmocka_unit_test(too_few_descriptors_are_told_and_not_died_of),

@@ -7,6 +7,7 @@
 
 #include <inttypes.h>
 #include <pthread.h>
+#include <signal.h>
 #include <stdatomic.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -383,6 +384,24 @@ static void a_put_is_visible_elsewhere_soon(void **state)
     test_master_stop(&master);
 }
 
+/* A library that comes with libfabric has handlers of its own, which may wait for ever. */
+static void a_process_that_joins_keeps_its_signals(void **state)
+{
+    static const int signals[] = {SIGABRT, SIGINT, SIGTERM}; /* cmocka has the others */
+    struct test_master master;
+    (void)state;
+
+    test_master_start(&master, NULL);
+    struct umbp_client *client = test_pool_client(&master, user_only);
+    for (size_t i = 0; i < sizeof(signals) / sizeof(signals[0]); i++) {
+        struct sigaction action;
+        assert_int_equal(sigaction(signals[i], NULL, &action), 0);
+        assert_true(action.sa_handler == SIG_DFL);
+    }
+    umbp_client_destroy(client);
+    test_master_stop(&master);
+}
+
 int main(int argc, char **argv)
 {
 #define TEST(name) cmocka_unit_test_teardown(name, test_cluster_end)
@@ -396,6 +415,7 @@ int main(int argc, char **argv)
         TEST(two_nodes_of_one_name_do_not_mix_their_values_up),
         TEST(a_clear_while_others_read_costs_misses_only),
         TEST(a_put_is_visible_elsewhere_soon),
+        TEST(a_process_that_joins_keeps_its_signals),
     };
     cmocka_set_test_filter(getenv("UMBP_TEST_FILTER"));
     return test_member_wanted(argc, argv) ? test_member_main(argc, argv)
