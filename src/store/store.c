@@ -15,7 +15,7 @@
 #define COPY_THREADS_MAX 8u
 #define JOIN_GRACE_MS 200u
 #define SEAL_GRACE_MS 1500u
-#define UPKEEP_STEP_BYTES (4 * (uint64_t)COPY_BATCH_BYTES)
+#define UPKEEP_STEP_BYTES (2 * (uint64_t)COPY_BATCH_BYTES)
 
 void store_options_default(struct store_options *options)
 {

@@ -654,18 +654,25 @@ struct flush_pass {
     bool copying; /* some are in a copier's hands */
     bool wrote;
     bool buried[STORE_SHARDS_MAX]; /* the shard was seen without a tombstone to write */
+
+    struct entry *entries[COPY_BATCH_MAX]; /* pinned for the next write, from one shard or many */
+    uint32_t count;
+    uint64_t bytes;
 };
 
-/* Under the shard's lock: pin the next dirty values behind the cursor, within one write's worth. */
-static uint32_t flush_pin(struct store *store, struct shard *shard, struct flush_pass *pass,
-                          uint64_t *cursor, struct entry **entries, bool *more_out)
+static bool flush_is_full(const struct store *store, const struct flush_pass *pass)
 {
-    uint32_t count = 0;
-    uint64_t bytes = 0;
+    return pass->count == COPY_BATCH_MAX || pass->bytes >= store->copy_pin_bytes;
+}
+
+/* Under the shard's lock: pin the next dirty values behind the cursor, up to one write's worth.
+ * True if there may be more. */
+static bool flush_pin(struct store *store, struct shard *shard, struct flush_pass *pass,
+                      uint64_t *cursor)
+{
     uint32_t handle = 0;
 
-    while (shard->dirty && count < COPY_BATCH_MAX && (!count || bytes < store->copy_pin_bytes) &&
-           (handle = index_walk(shard, cursor))) {
+    while (shard->dirty && !flush_is_full(store, pass) && (handle = index_walk(shard, cursor))) {
         struct entry *entry = index_entry(shard, handle);
         if (!entry_is_dirty(entry) || entry->generation > pass->generation) {
             continue;
@@ -675,17 +682,32 @@ static uint32_t flush_pin(struct store *store, struct shard *shard, struct flush
             continue;
         }
         begin_copy(store, shard, entry);
-        bytes += entry->bytes;
-        entries[count++] = entry;
+        pass->bytes += entry->bytes;
+        pass->entries[pass->count++] = entry;
     }
-    *more_out = handle != 0;
-    return count;
+    return handle != 0;
+}
+
+static void flush_write(struct store *store, struct copier *copier, struct flush_pass *pass,
+                        uint64_t deadline_ns)
+{
+    if (!pass->count) {
+        return;
+    }
+    enum umbp_status status =
+        copy_entries(store, copier, pass->entries, pass->count, false, deadline_ns);
+    pass->count = 0;
+    pass->bytes = 0;
+    pass->wrote = true;
+    /* Too large for the SSD for ever; or its segment was cleared away: the next pass. */
+    if (status != UMBP_OK && status != UMBP_TOO_LARGE && status != UMBP_STALE) {
+        pass->status = status;
+    }
 }
 
 static void flush_shard(struct store *store, struct copier *copier, struct shard *shard,
                         struct flush_pass *pass, uint64_t deadline_ns)
 {
-    struct entry *entries[COPY_BATCH_MAX];
     uint64_t cursor = 0;
     uint64_t mask = 0;
     bool more;
@@ -697,16 +719,10 @@ static void flush_shard(struct store *store, struct copier *copier, struct shard
             mask = mask_now; /* the table grew: what was to come may lie behind the cursor now */
             cursor = 0;
         }
-        uint32_t count = flush_pin(store, shard, pass, &cursor, entries, &more);
+        more = flush_pin(store, shard, pass, &cursor);
         mutex_unlock(&shard->lock);
-        if (count) {
-            enum umbp_status status =
-                copy_entries(store, copier, entries, count, false, deadline_ns);
-            pass->wrote = true;
-            /* Too large for the SSD for ever; or its segment was cleared away: the next pass. */
-            if (status != UMBP_OK && status != UMBP_TOO_LARGE && status != UMBP_STALE) {
-                pass->status = status;
-            }
+        if (flush_is_full(store, pass)) {
+            flush_write(store, copier, pass, deadline_ns);
         }
     } while (more && pass->status == UMBP_OK);
 }
@@ -751,6 +767,7 @@ static enum umbp_status flush_all(struct store *store, struct copier *copier, ui
         for (uint32_t s = 0; s < store->shard_count && pass.status == UMBP_OK; s++) {
             flush_shard(store, copier, &store->shards[s], &pass, deadline_ns);
         }
+        flush_write(store, copier, &pass, deadline_ns);
         if (pass.status == UMBP_OK) {
             enum umbp_status status = copy_tombstones(store, copier, deadline_ns);
             /* Their segment was cleared away: they are on the list again. */

@@ -227,7 +227,8 @@ struct copy_counters {
 #define STORE_SHARDS_MAX 1024u
 #define FOLLOWER_MISS_AGE_MS 5u /* a miss rescans the directory if the last scan is older */
 #define COPY_BATCH_MAX 256u
-#define COPY_BATCH_BYTES (16u * 1024u * 1024u)
+/* One call of a copier. What is in flight runs dry between two calls, so there are few of them. */
+#define COPY_BATCH_BYTES (32u * 1024u * 1024u)
 
 /* Records found dead before there is a tier to tell (store_recover.c). */
 struct recover_note {

@@ -14,6 +14,9 @@
 #include "store/store_priv.h"
 
 #define PUT_CHUNK 64u
+/* Values that are to be copied to the SSD are told to the copiers after this much of a chunk, so
+ * that the device begins while the rest is still being put. */
+#define PUT_COPIED_BYTES (UINT64_C(16) << 20)
 #define NO_SPACE_WAIT_NS (20 * NS_PER_MS)
 
 /* ----------------------------------------------------------------------------- allocate -- */
@@ -279,6 +282,11 @@ struct put_chunk {
     struct copy_list copies;
 };
 
+static bool copies_on_commit(const struct store *store)
+{
+    return store->copies && store->options.copy_mode == STORE_COPY_ON_COMMIT;
+}
+
 static void write_window(struct store *store, struct put_chunk *chunk, size_t from, size_t count)
 {
     copy_list_init(&chunk->copies, store, count);
@@ -299,7 +307,7 @@ static void write_window(struct store *store, struct put_chunk *chunk, size_t fr
         tickets += status == UMBP_OK;
         *chunk->statuses[from + i] = status;
     }
-    if (store->copies && store->options.copy_mode == STORE_COPY_ON_COMMIT) {
+    if (copies_on_commit(store)) {
         copy_ask(store, chunk->tickets, tickets);
     }
 }
@@ -317,6 +325,10 @@ static void put_values(struct store *store, struct put_chunk *chunk, size_t coun
 {
     uint64_t window_bytes = dram_bytes_total(store->dram) / 8;
     size_t from = 0;
+
+    if (copies_on_commit(store)) {
+        window_bytes = u64_min(window_bytes, PUT_COPIED_BYTES);
+    }
 
     while (from < count) {
         size_t until = from;
@@ -533,7 +545,7 @@ enum umbp_status store_commit(struct store *store, struct store_reservation *res
     reservation->block = (struct dram_block){0};
     atomic_fetch_sub_explicit(&store->reservations, 1, memory_order_relaxed);
     enum umbp_status status = publish(store, &value, &ticket);
-    if (status == UMBP_OK && store->copies && store->options.copy_mode == STORE_COPY_ON_COMMIT) {
+    if (status == UMBP_OK && copies_on_commit(store)) {
         copy_ask(store, &ticket, 1);
     }
     return status;
