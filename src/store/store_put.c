@@ -2,8 +2,9 @@
 /*
  * Put: reserve, copy, publish. A batch goes through in chunks of PUT_CHUNK items, and a chunk in
  * windows of at most an eighth of the tier, for reserved pages can't be evicted and a batch may be
- * larger than the tier. Within a window: look every key up (those that are there are done),
- * allocate (evicting as needed), copy everything on all copy threads without any lock, publish.
+ * larger than the tier; of at most PUT_COPIED_BYTES if they are copied on. Within a window: look
+ * every key up (those that are there are done), allocate (evicting as needed), copy everything on
+ * all copy threads without any lock, publish.
  *
  * Two writers of one key both copy; the first to publish wins, the other frees its pages. The same
  * holds for a key that is twice in a batch.
@@ -329,7 +330,6 @@ static void put_values(struct store *store, struct put_chunk *chunk, size_t coun
     if (copies_on_commit(store)) {
         window_bytes = u64_min(window_bytes, PUT_COPIED_BYTES);
     }
-
     while (from < count) {
         size_t until = from;
         uint64_t sum = 0;
