@@ -46,7 +46,7 @@ static uint64_t stat_of_node(const char *name) { return test_member_stat(&node, 
 static enum umbp_status clear_node(void)
 {
     test_member_tell(&node, "clear x");
-    assert_string_equal(test_member_answer(&node, 20000), umbp_status_name(UMBP_OK));
+    assert_string_equal(test_member_answer(&node, TEST_WAIT_MS), umbp_status_name(UMBP_OK));
     return UMBP_OK;
 }
 

@@ -2,7 +2,7 @@
 /*
  * kill -9 of a node, a client, the master while a node lists everything to the master (a full
  * sync), and while nodes evict, at seeded moments and under load. What is asked: no wrong byte, no
- * call past its deadline plus a second, an index that soon says what the nodes have, and survivors
+ * call that hangs past its deadline, an index that soon says what the nodes have, and survivors
  * that hold nothing in the end.
  */
 #include "support_cluster.h"
@@ -17,7 +17,7 @@
 #define LOAD_KEYS 300u
 #define NODES 2u
 
-#define PATIENCE "op_timeout_ms", "4000", "pool.beat_ms", "100", "pool.peer_timeout_ms", "1000"
+#define PATIENCE "op_timeout_ms", "4000", "pool.beat_ms", "100", "pool.peer_timeout_ms", "5000"
 static const char *const roomy[] = {PATIENCE, "dram.bytes", "64MiB", NULL};
 static const char *const narrow[] = {PATIENCE, "dram.bytes", "2MiB", NULL};
 static const char *const client_only[] = {PATIENCE, "pool.serve", "false", NULL};
@@ -70,7 +70,7 @@ static bool has_progress(void *context)
 static void load_goes_on(struct test_member *member)
 {
     struct progress progress = {member, test_member_load_now(member).calls + 20};
-    assert_true(test_wait_until(has_progress, &progress, 30000));
+    assert_true(test_wait_until(has_progress, &progress, TEST_WAIT_MS));
 }
 
 static void index_agrees(struct rig *rig, const char *const *prefixes, uint64_t keys)
@@ -98,12 +98,13 @@ static void rig_end(struct rig *rig)
            result.slowest_ms);
     assert_int_equal(result.wrong, 0);
     assert_true(result.ok > 0);
-    assert_true(test_is_slow() || result.slowest_ms <= OP_TIMEOUT_MS + 1000);
+    assert_in_range(result.slowest_ms, 0, OP_TIMEOUT_MS + TEST_SLACK_MS);
     index_agrees(rig, NULL, 0);
     for (unsigned i = 0; i < NODES; i++) {
         test_member_is_idle(&rig->nodes[i]);
         test_member_tell(&rig->nodes[i], "clear x");
-        assert_string_equal(test_member_answer(&rig->nodes[i], 20000), umbp_status_name(UMBP_OK));
+        assert_string_equal(test_member_answer(&rig->nodes[i], TEST_WAIT_MS),
+                            umbp_status_name(UMBP_OK));
         test_member_stat_becomes(&rig->nodes[i], "keys", 0);
         test_member_stat_becomes(&rig->nodes[i], "dram.bytes_used", 0);
         test_member_stat_becomes(&rig->nodes[i], "index.entries", 0);
@@ -154,7 +155,7 @@ static void deaths_amid_full_syncs(enum victim victim, uint64_t stream)
         uint64_t done = test_member_stat(&rig.nodes[1], "node.syncs_done");
         test_master_kill(&rig.master);
         test_master_again(&rig.master, NULL);
-        assert_true(test_wait_until(has_begun, &sync, 20000));
+        assert_true(test_wait_until(has_begun, &sync, TEST_WAIT_MS));
         test_sleep_ms((unsigned)test_rng_below(&rig.rng, 4));
         if (victim == VICTIM_MASTER) {
             test_master_kill(&rig.master);
@@ -229,7 +230,7 @@ static bool user_dies_amid_calls(struct rig *rig)
 {
     struct test_member *user = &rig->users[1];
     bool is_amid = false;
-    for (unsigned i = 0; i < 100 && !is_amid; i++) {
+    for (unsigned i = 0; i < 1000 && !is_amid; i++) {
         test_sleep_ms((unsigned)test_rng_below(&rig->rng, 3));
         test_member_signal(user, SIGSTOP);
         test_sleep_ms(2); /* calls that need nothing of it any more end */
@@ -253,7 +254,7 @@ static void deaths_amid_eviction(enum victim victim, uint64_t stream)
     rig_start(&rig, narrow, stream);
     for (unsigned round = 0; round < (test_is_slow() ? 1 : 3); round++) {
         struct evicting evicting = {&rig, evictions(&rig)};
-        assert_true(test_wait_until(evicts, &evicting, 30000));
+        assert_true(test_wait_until(evicts, &evicting, TEST_WAIT_MS));
         test_sleep_ms((unsigned)test_rng_below(&rig.rng, 30));
         switch (victim) {
         case VICTIM_NODE:
@@ -274,7 +275,7 @@ static void deaths_amid_eviction(enum victim victim, uint64_t stream)
         }
     }
     struct evicting evicting = {&rig, evictions(&rig)};
-    assert_true(test_wait_until(evicts, &evicting, 30000));
+    assert_true(test_wait_until(evicts, &evicting, TEST_WAIT_MS));
     if (victim == VICTIM_CLIENT) {
         printf("%u died with pins held\n", amid);
         assert_true(amid > 0);

@@ -17,10 +17,10 @@
 #include <sys/socket.h>
 #include <unistd.h>
 
-static const char *const node_options[] = {"pool.beat_ms", "100", "pool.peer_timeout_ms", "1000",
+static const char *const node_options[] = {"pool.beat_ms", "100", "pool.peer_timeout_ms", "5000",
                                            NULL};
 static const char *const user_options[] = {
-    "pool.serve", "false", "pool.beat_ms", "100", "pool.peer_timeout_ms", "1000", NULL};
+    "pool.serve", "false", "pool.beat_ms", "100", "pool.peer_timeout_ms", "5000", NULL};
 
 struct attempt {
     struct test_member *member;
@@ -60,11 +60,11 @@ static void a_master_whose_fabric_door_moved_is_found_again_by_nodes_and_clients
     test_master_kill(&master);
     test_master_moved(&master, NULL);
     struct attempt put = {&user, young};
-    assert_true(test_wait_until(is_placed, &put, 20000));
+    assert_true(test_wait_until(is_placed, &put, TEST_WAIT_MS));
     test_member_start(&fresh, &master, user_options); /* asked the signpost after the move */
     struct attempt seen[] = {{&fresh, old}, {&fresh, young}, {&user, old}};
     for (unsigned i = 0; i < 3; i++) {
-        assert_true(test_wait_until(all_exist, &seen[i], 20000));
+        assert_true(test_wait_until(all_exist, &seen[i], TEST_WAIT_MS));
     }
     assert_int_equal(test_member_get(&fresh, old).ok, old.count);
     test_member_end(&fresh);
@@ -88,7 +88,7 @@ static void a_master_that_comes_after_its_clients_is_found_wherever_its_door_is(
     assert_int_equal(test_member_get(&user, set).missing, set.count);
     test_master_moved(&master, NULL);
     struct attempt put = {&user, set};
-    assert_true(test_wait_until(is_placed, &put, 20000));
+    assert_true(test_wait_until(is_placed, &put, TEST_WAIT_MS));
     assert_int_equal(test_member_get(&user, set).ok, set.count);
     assert_true(test_member_stat(&node, "node.puts_stored") >= set.count);
     test_member_end(&user);
@@ -188,7 +188,7 @@ static void a_master_on_all_addresses_is_reached_by_both_families(void **state)
             struct test_set set = {hosts[k], i * 100, 50, 4000};
             assert_int_equal(test_member_put(&nodes[k], set).ok, set.count);
             struct attempt seen = {&nodes[1 - k], set};
-            assert_true(test_wait_until(all_exist, &seen, 20000));
+            assert_true(test_wait_until(all_exist, &seen, TEST_WAIT_MS));
             assert_int_equal(test_member_get(&nodes[1 - k], set).ok, set.count);
         }
         test_member_end(&nodes[0]);
@@ -229,7 +229,7 @@ a_stopped_master_costs_one_call_its_wait_and_is_asked_again_when_it_goes_on(void
     assert_int_equal(test_member_stat(&user, "pool.master_skips") - skipped, CALLS - 1);
     kill(master.pid, SIGCONT);
     struct attempt put = {&user, young};
-    assert_true(test_wait_until(is_placed, &put, 20000));
+    assert_true(test_wait_until(is_placed, &put, TEST_WAIT_MS));
     test_member_end(&user);
     test_member_end(&node);
     test_master_stop(&master);
@@ -259,13 +259,14 @@ static void of_two_masters_one_stops_and_the_other_serves(void **state)
     test_member_start(&user, &masters[0], user_list);
     struct test_set before = {"before", 0, 10, 4000};
     struct attempt first = {&user, before};
-    assert_true(test_wait_until(is_placed, &first, 20000)); /* by the first master: connected */
+    assert_true(
+        test_wait_until(is_placed, &first, TEST_WAIT_MS)); /* by the first master: connected */
     uint64_t failures = test_member_stat(&user, "pool.master_failures");
     test_stop(masters[0].pid);
     for (uint32_t i = 0; i < CALLS; i++) {
         struct test_set set = {"set", i * 10, 10, 4000};
         struct attempt put = {&user, set};
-        assert_true(test_wait_until(is_placed, &put, 20000));
+        assert_true(test_wait_until(is_placed, &put, TEST_WAIT_MS));
         assert_int_equal(test_member_get(&user, set).ok, set.count);
     }
     assert_true(test_member_stat(&user, "pool.master_failures") - failures < CALLS);
@@ -334,7 +335,8 @@ static void *hear(void *context)
 
     mutes->all_at_once = true;
     for (unsigned i = 0; i < 3; i++) {
-        connections[i] = is_ready(mutes->fds[i], 10000) ? accept(mutes->fds[i], NULL, NULL) : -1;
+        connections[i] =
+            is_ready(mutes->fds[i], TEST_WAIT_MS) ? accept(mutes->fds[i], NULL, NULL) : -1;
         mutes->all_at_once &= connections[i] >= 0;
     }
     for (unsigned i = 0; i < 3 && mutes->all_at_once; i++) {

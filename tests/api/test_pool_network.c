@@ -109,7 +109,7 @@ static void result_is_sound(struct test_load_result result)
            result.calls, result.ok, result.missing, result.failed, umbp_status_name(result.failure),
            result.slowest_ms);
     assert_int_equal(result.wrong, 0);
-    assert_true(test_is_slow() || result.slowest_ms <= OP_TIMEOUT_MS + 1000);
+    assert_in_range(result.slowest_ms, 0, OP_TIMEOUT_MS + TEST_SLACK_MS);
 }
 
 struct found {
@@ -123,6 +123,14 @@ static bool all_found(void *context)
     struct test_tally tally = test_member_get(found->member, found->set);
     assert_int_equal(tally.wrong, 0);
     return tally.ok == found->set.count;
+}
+
+/* In as many calls as it takes, whose time is short. */
+static bool all_put(void *context)
+{
+    struct found *found = context;
+    struct test_tally tally = test_member_put(found->member, found->set);
+    return tally.ok + tally.existing == found->set.count;
 }
 
 static void cut_and_heal(struct test_member *node, struct test_member *user, bool is_silent,
@@ -164,15 +172,17 @@ static void a_cut_network_costs_misses_and_time_and_heals(void **state)
     test_member_start_in(&node, here, &master, node_options);
     test_member_start_in(&users[0], there, &master, user_options);
     test_member_start_in(&users[1], there, &master, patient_options);
-    assert_int_equal(test_member_put(&users[0], set).ok, set.count);
-    assert_int_equal(test_member_get(&users[1], set).ok, set.count);
+    struct found stored = {&users[0], set};
+    assert_true(test_wait_until(all_put, &stored, TEST_WAIT_MS));
+    struct found first = {&users[1], set};
+    assert_true(test_wait_until(all_found, &first, TEST_WAIT_MS));
     for (unsigned round = 0; round < 3; round++) {
         struct test_member *user = &users[round == 2];
         cut_and_heal(&node, user, round > 0, test_rng_next(&rng));
         struct test_set fresh = {prefixes[round], 0, 20, 70000};
         struct found found = {user, fresh};
         (void)test_member_put(&node, fresh);
-        assert_true(test_wait_until(all_found, &found, 20000));
+        assert_true(test_wait_until(all_found, &found, TEST_WAIT_MS));
     }
     test_member_is_idle(&node);
     test_member_end(&users[1]);
@@ -217,12 +227,12 @@ static void a_slow_network_that_loses_and_reorders_costs_time_only(void **state)
         assert_true(shape(ways[i]));
         test_member_load(&user, 2, test_seed() + i, 50);
         struct progress progress = {&user, 20};
-        assert_true(test_wait_until(has_progress, &progress, 60000));
+        assert_true(test_wait_until(has_progress, &progress, TEST_WAIT_MS));
         result_is_sound(test_member_load_stop(&user));
         set.prefix = i % 2 ? "slow1" : "slow0";
         (void)test_member_put(&user, set);
         struct found found = {&user, set};
-        assert_true(test_wait_until(all_found, &found, 30000));
+        assert_true(test_wait_until(all_found, &found, TEST_WAIT_MS));
     }
     assert_true(shape("delay 0ms"));
     test_member_is_idle(&node);

@@ -1,8 +1,9 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * Processes that stop (SIGSTOP) and keep their sockets, and go on later. Calls end within the
- * peer's timeout; and when they have ended, nobody touches the caller's memory any more, nor takes
- * bytes from it: neither then, nor when the stopped process goes on (rules 1 and 2 of the design).
+ * Processes that stop (SIGSTOP) and keep their sockets, and go on later. Calls end with the
+ * peer's timeout, long before their own; and when they have ended, nobody touches the caller's
+ * memory any more, nor takes bytes from it: neither then, nor when the stopped process goes on
+ * (rules 1 and 2 of the design).
  */
 #include "support_cluster.h"
 
@@ -14,22 +15,20 @@
 #include <time.h>
 #include <unistd.h>
 
-#define PEER_TIMEOUT_MS 1000u
-/* A connection that had gone when the node stopped is made anew, in vain. */
-#define RECONNECT_MS 2000u
 #define VALUE_BYTES ((size_t)1 << 20)
 #define VALUES 12u
 
 static const char *const host_node[] = {
-    "pool.beat_ms", "100", "pool.peer_timeout_ms", "1000", "dram.bytes", "64MiB", NULL};
-static const char *const host_user[] = {
-    "pool.beat_ms", "100", "pool.peer_timeout_ms", "1000", "pool.serve", "false", NULL};
+    "pool.beat_ms", "100", "pool.peer_timeout_ms", "2000", "dram.bytes", "64MiB", NULL};
+static const char *const host_user[] = {"pool.beat_ms",  "100",        "pool.peer_timeout_ms",
+                                        "2000",          "pool.serve", "false",
+                                        "op_timeout_ms", "3600000",    NULL};
 static const char *const tcp_node[] = {"pool.beat_ms",   "100",        "pool.peer_timeout_ms",
-                                       "1000",           "dram.bytes", "64MiB",
+                                       "2000",           "dram.bytes", "64MiB",
                                        "pool.same_host", "false",      NULL};
-static const char *const tcp_user[] = {"pool.beat_ms",   "100",        "pool.peer_timeout_ms",
-                                       "1000",           "pool.serve", "false",
-                                       "pool.same_host", "false",      NULL};
+static const char *const tcp_user[] = {
+    "pool.beat_ms",   "100",   "pool.peer_timeout_ms", "2000",    "pool.serve", "false",
+    "pool.same_host", "false", "op_timeout_ms",        "3600000", NULL};
 
 struct rig {
     struct test_master master;
@@ -75,18 +74,10 @@ static bool is_patterned(const unsigned char *data, size_t bytes, unsigned char 
     return true;
 }
 
-static unsigned ms_since(uint64_t began_ns)
-{
-    return (unsigned)((test_now_ns() - began_ns) / 1000000);
-}
-
+/* By itself the call would have an hour. */
 static void in_time(uint64_t began_ns)
 {
-    unsigned ms = ms_since(began_ns);
-    printf("ended after %u ms\n", ms);
-    if (!test_is_slow()) {
-        assert_in_range(ms, 0, PEER_TIMEOUT_MS + RECONNECT_MS + 1000 + 500 /* a shared machine */);
-    }
+    printf("ended after %u ms\n", (unsigned)((test_now_ns() - began_ns) / 1000000));
 }
 
 /* Stops the node from another process, `delay_us` after a call has begun. */
@@ -156,7 +147,7 @@ static void node_stops_amid_gets(bool is_tcp)
         test_member_is_idle(&rig.node); /* it has done what it had still to do */
         assert_true(is_patterned(data, VALUES * VALUE_BYTES, 0x77));
         struct found found = {rig.user, set};
-        assert_true(test_wait_until(is_found, &found, 20000));
+        assert_true(test_wait_until(is_found, &found, TEST_WAIT_MS));
     }
     free(data);
     rig_end(&rig);
@@ -212,7 +203,7 @@ static void node_stops_amid_puts(bool is_tcp)
         }
         /* The last round's end may still be between them. */
         struct takes takes = {.client = rig.user, .round = round};
-        assert_true(test_wait_until(takes_puts, &takes, 20000));
+        assert_true(test_wait_until(takes_puts, &takes, TEST_WAIT_MS));
         uint64_t began_ns = test_now_ns();
         pid_t helper = 0;
         if (round == 0) {
@@ -289,6 +280,19 @@ static void others_go_on_beside_a_stopped_node(void **state)
     test_master_stop(&master);
 }
 
+struct seen {
+    struct test_member *member;
+    struct test_set set;
+};
+
+static bool is_seen(void *context)
+{
+    struct seen *seen = context;
+    struct test_tally tally = test_member_get(seen->member, seen->set);
+    assert_int_equal(tally.wrong, 0);
+    return tally.ok == seen->set.count;
+}
+
 /* The writer stops amid a put, is given up by the owner, goes on, and uses its memory anew. */
 static void writer_stops(const char *const *node_options, const char *const *user_options)
 {
@@ -311,16 +315,15 @@ static void writer_stops(const char *const *node_options, const char *const *use
         test_sleep_ms((unsigned)test_rng_below(&rng, 40));
         test_member_signal(&writer, SIGSTOP);
         test_member_is_idle(&node);          /* it has given the writer up, if it waited for it */
-        test_sleep_ms(round % 2 ? 1500 : 0); /* within the timeout, and beyond it */
+        test_sleep_ms(round % 2 ? 3000 : 0); /* within the timeout, and beyond it */
         test_member_signal(&writer, SIGCONT);
-        struct test_tally put = test_member_tally(&writer, 60000);
+        struct test_tally put = test_member_tally(&writer, 2 * TEST_WAIT_MS);
         struct test_tally got = test_member_get(&reader, set);
         assert_int_equal(got.wrong, 0);
         printf("stored %u, failed %u; found %u\n", put.ok, put.failed, got.ok);
         assert_int_equal(test_member_put(&writer, set).failed, 0);
-        got = test_member_get(&reader, set);
-        assert_int_equal(got.ok, set.count);
-        assert_int_equal(got.wrong, 0);
+        struct seen seen = {&reader, set}; /* with the node's next beat */
+        assert_true(test_wait_until(is_seen, &seen, TEST_WAIT_MS));
     }
     test_member_is_idle(&node);
     test_member_end(&reader);
@@ -363,12 +366,12 @@ static void a_reader_that_stops_is_given_up_and_reads_no_wrong_byte_afterwards(v
         test_member_signal(&reader, SIGSTOP);
         test_member_is_idle(&node); /* within the peer's timeout */
         test_member_tell(&node, "clear x");
-        assert_string_equal(test_member_answer(&node, 20000), umbp_status_name(UMBP_OK));
+        assert_string_equal(test_member_answer(&node, TEST_WAIT_MS), umbp_status_name(UMBP_OK));
         test_member_stat_becomes(&node, "dram.bytes_used", 0);
         struct test_set second = {"second", 0, 50, VALUE_BYTES}; /* over the same pages */
         assert_int_equal(test_member_put(&node, second).failed, 0);
         test_member_signal(&reader, SIGCONT);
-        struct test_tally tally = test_member_tally(&reader, 60000);
+        struct test_tally tally = test_member_tally(&reader, 2 * TEST_WAIT_MS);
         assert_int_equal(tally.wrong, 0);
         printf("found %u of %u\n", tally.ok, first.count);
     }
@@ -377,12 +380,17 @@ static void a_reader_that_stops_is_given_up_and_reads_no_wrong_byte_afterwards(v
     test_master_stop(&master);
 }
 
+static uint64_t asked_of_master(struct umbp_client *client)
+{
+    return test_stat(client, "pool.master_calls") + test_stat(client, "pool.master_skips");
+}
+
 /* Fault 22: what a client can do without the master it does at once, and what it can't ends in
  * time. */
 static void a_stopped_master_delays_nobody_longer_than_its_timeout(void **state)
 {
     /* The connection's own timeout is out of the way: the calls' must do. */
-    static const char *const impatient[] = {"pool.peer_timeout_ms", "60000", "op_timeout_ms",
+    static const char *const impatient[] = {"pool.peer_timeout_ms", "600000", "op_timeout_ms",
                                             "4000", NULL};
     struct test_master master;
     struct test_member node;
@@ -397,13 +405,15 @@ static void a_stopped_master_delays_nobody_longer_than_its_timeout(void **state)
     assert_int_equal(test_member_put(&node, far).ok, far.count);
     assert_int_equal(test_set_put(user, own).ok, own.count);
     struct found found = {user, far};
-    assert_true(test_wait_until(is_found, &found, 20000));
+    assert_true(test_wait_until(is_found, &found, TEST_WAIT_MS));
     test_stop(master.pid);
     for (unsigned round = 0; round < 3; round++) {
         char prefix[16];
         snprintf(prefix, sizeof(prefix), "new%u", round);
         struct test_set fresh = {prefix, 0, 20, 4096};
+        uint64_t asked = asked_of_master(user);
         struct test_tally get = test_set_get(user, own);
+        assert_int_equal(asked_of_master(user), asked); /* own values wait for nobody */
         struct test_tally miss = test_set_get(user, unknown);
         struct test_tally put = test_set_put(user, fresh);
         struct test_tally put_own = test_member_put(&node, fresh);
@@ -415,12 +425,13 @@ static void a_stopped_master_delays_nobody_longer_than_its_timeout(void **state)
         assert_int_equal(put.ok, fresh.count);
         assert_int_equal(put_own.failed, 0);
         assert_int_equal(test_set_get(user, fresh).ok, fresh.count);
-        /* Own values wait for nobody, and nothing waits longer than the call may. */
-        assert_true(test_is_slow() || get.ms < 1000);
-        assert_true(test_is_slow() || (miss.ms <= 5000 && put.ms <= 5000 && put_own.ms <= 5000));
+        /* Nothing waits longer than the call may: the connection would have ten minutes. */
+        assert_in_range(miss.ms, 0, 4000 + TEST_SLACK_MS);
+        assert_in_range(put.ms, 0, 4000 + TEST_SLACK_MS);
+        assert_in_range(put_own.ms, 0, 4000 + TEST_SLACK_MS);
     }
     assert_int_equal(kill(master.pid, SIGCONT), 0);
-    assert_true(test_wait_until(is_found, &found, 20000));
+    assert_true(test_wait_until(is_found, &found, TEST_WAIT_MS));
     test_pool_client_is_idle(user);
     assert_ok(umbp_client_close(user, 0));
     umbp_client_destroy(user);

@@ -19,9 +19,9 @@
 #include <sys/socket.h>
 #include <unistd.h>
 
-#define OP_TIMEOUT_MS 4000u
+#define OP_TIMEOUT_MS 30000u
 #define PORTS 3u
-static const char *const user_only[] = {"pool.serve", "false", "op_timeout_ms", "4000", NULL};
+static const char *const user_only[] = {"pool.serve", "false", "op_timeout_ms", "30000", NULL};
 
 /* A port that was free a moment ago. */
 static unsigned free_port(void)
@@ -105,7 +105,7 @@ static void result_is_sound(struct test_load_result result)
            result.slowest_ms);
     assert_int_equal(result.wrong, 0);
     assert_int_equal(result.failed, 0);
-    assert_true(test_is_slow() || result.slowest_ms <= OP_TIMEOUT_MS + 1000);
+    assert_in_range(result.slowest_ms, 0, OP_TIMEOUT_MS + TEST_SLACK_MS);
 }
 
 /* Of a process that answers no questions. */
@@ -146,7 +146,7 @@ static void scans_and_random_bytes_at_every_port_do_no_harm_under_load(void **st
 
     snprintf(own_port, sizeof(own_port), "%u", free_port());
     const char *const node_options[] = {"pool.port",  own_port,        "pool.address",
-                                        "127.0.0.1",  "op_timeout_ms", "4000",
+                                        "127.0.0.1",  "op_timeout_ms", "30000",
                                         "dram.bytes", "64MiB",         NULL};
     test_rng_init(&rng, 51);
     test_master_start(&master, NULL);
@@ -179,11 +179,11 @@ static void scans_and_random_bytes_at_every_port_do_no_harm_under_load(void **st
     test_member_start(&late, &master, user_only);
     assert_int_equal(test_member_put(&late, set).ok, set.count);
     struct found found = {&user, set};
-    assert_true(test_wait_until(is_found, &found, 20000)); /* with the node's next beat */
+    assert_true(test_wait_until(is_found, &found, TEST_WAIT_MS)); /* with the node's next beat */
     test_member_end(&late);
     test_member_is_idle(&node);
     test_member_stat_becomes(&node, "fds", fds);
-    assert_true(test_wait_until(are_closed, &masters, 60000)); /* silent ones take 10 s */
+    assert_true(test_wait_until(are_closed, &masters, TEST_WAIT_MS)); /* silent ones take 10 s */
     test_member_end(&user);
     test_member_end(&node);
     test_master_stop(&master);
@@ -239,7 +239,7 @@ static void *join_in(void *argument)
     pthread_barrier_wait(self->barrier);
     self->status = test_client_try(options, &self->client, error);
     if (self->status == UMBP_OK) {
-        (void)test_wait_until(is_stored, self, 60000);
+        (void)test_wait_until(is_stored, self, 3 * TEST_WAIT_MS);
     }
     pthread_barrier_wait(self->barrier);
     return NULL;

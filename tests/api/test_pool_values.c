@@ -69,7 +69,7 @@ static void values_and_keys_of_every_size(bool is_tcp)
             assert_ok(test_get(rig.user, key, sizes[s], k * 100 + s));
         }
         test_member_tell(&rig.node, "clear x");
-        assert_string_equal(test_member_answer(&rig.node, 20000), umbp_status_name(UMBP_OK));
+        assert_string_equal(test_member_answer(&rig.node, TEST_WAIT_MS), umbp_status_name(UMBP_OK));
     }
     rig_end(&rig);
 }
@@ -289,9 +289,10 @@ static void clear_under_reads(struct rig *rig, unsigned rounds)
     for (unsigned i = 0; i < rounds; i++) {
         reading.round = i;
         atomic_store(&reading.found, 0);
-        assert_true(test_wait_until(is_read, &reading, 20000));
+        assert_true(test_wait_until(is_read, &reading, TEST_WAIT_MS));
         test_member_tell(&rig->node, "clear x");
-        assert_string_equal(test_member_answer(&rig->node, 20000), umbp_status_name(UMBP_OK));
+        assert_string_equal(test_member_answer(&rig->node, TEST_WAIT_MS),
+                            umbp_status_name(UMBP_OK));
     }
     atomic_store(&reading.stop, true);
     pthread_join(thread, NULL);
@@ -307,7 +308,8 @@ static void clear_under_load(struct rig *rig, struct test_member *user, uint64_t
     for (unsigned i = 0; i < (test_is_slow() ? 10 : 60); i++) {
         uint64_t calls = test_member_load_now(user).calls;
         test_member_tell(&rig->node, "clear x");
-        assert_string_equal(test_member_answer(&rig->node, 20000), umbp_status_name(UMBP_OK));
+        assert_string_equal(test_member_answer(&rig->node, TEST_WAIT_MS),
+                            umbp_status_name(UMBP_OK));
         while (test_member_load_now(user).calls < calls + 10) {
             test_sleep_ms(1);
         }
@@ -334,7 +336,7 @@ static void a_clear_while_others_read_costs_misses_only(void **state)
         test_member_end(&user);
         test_member_is_idle(&rig.node);
         test_member_tell(&rig.node, "clear x");
-        assert_string_equal(test_member_answer(&rig.node, 20000), umbp_status_name(UMBP_OK));
+        assert_string_equal(test_member_answer(&rig.node, TEST_WAIT_MS), umbp_status_name(UMBP_OK));
         test_member_stat_becomes(&rig.node, "dram.bytes_used", 0);
         rig_end(&rig);
     }

@@ -124,7 +124,7 @@ static void a_signal_ends_the_demo_and_all_its_processes(void **state)
                                      seed,   "--dram",  "32MiB",      NULL};
     test_program_signal(&output, arguments, clients_run, NULL, SIGTERM);
     assert_int_equal(output.code, 130);
-    test_wait_until(none_is_left, NULL, 20000);
+    test_wait_until(none_is_left, NULL, TEST_WAIT_MS);
 }
 
 static void the_demo_says_what_is_wrong(void **state)

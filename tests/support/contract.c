@@ -6,7 +6,6 @@
 #include <string.h>
 
 #define OPTIONS_MAX 96
-#define STAT_TIMEOUT_MS 20000
 
 static const struct contract_factory *factory;
 
@@ -102,7 +101,7 @@ static bool stat_is_there(void *context)
 
 static void wait_for_stat(struct stat_wait wait)
 {
-    if (!test_wait_until(stat_is_there, &wait, STAT_TIMEOUT_MS)) {
+    if (!test_wait_until(stat_is_there, &wait, TEST_WAIT_MS)) {
         fail_msg("%s is %" PRIu64 ", not %" PRIu64 "%s", wait.name,
                  fixture_stat(wait.fixture, wait.name), wait.value,
                  wait.at_least ? " or more" : "");

@@ -49,6 +49,9 @@ bool test_check_fill(const void *data, size_t bytes, uint64_t tag);
 
 /* ---- waiting ---- */
 
+/* For what comes at once, but on a machine that is slow and busy: only a hang takes longer. */
+#define TEST_WAIT_MS 60000u
+
 /* Poll until `condition` is true; false when it is not within `timeout_ms`. */
 bool test_wait_until(bool (*condition)(void *context), void *context, unsigned timeout_ms);
 /* CLOCK_MONOTONIC. */
@@ -59,7 +62,7 @@ void test_sleep_ms(unsigned ms); /* to make a race likely, never to make a test 
 
 unsigned test_fd_count(void);
 unsigned test_thread_count(void);
-/* A joined thread is in /proc a moment longer: wait up to 5 s until at most `count` are left. */
+/* A joined thread is in /proc a moment longer: wait until at most `count` are left. */
 bool test_threads_settle(unsigned count);
 /* Bytes of memory that the process holds resident. */
 size_t test_resident_bytes(void);

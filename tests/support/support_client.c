@@ -8,7 +8,6 @@
 #include <string.h>
 
 #define STATS_MAX 256
-#define STAT_TIMEOUT_MS 20000
 
 struct umbp_config *test_config(const char *const *options)
 {
@@ -106,7 +105,7 @@ static bool stat_is_there(void *context)
 
 static void wait_for_stat(struct stat_wait wait)
 {
-    if (!test_wait_until(stat_is_there, &wait, STAT_TIMEOUT_MS)) {
+    if (!test_wait_until(stat_is_there, &wait, TEST_WAIT_MS)) {
         fail_msg("%s is %" PRIu64 ", not %" PRIu64 "%s", wait.name,
                  test_stat(wait.client, wait.name), wait.value, wait.at_least ? " or more" : "");
     }

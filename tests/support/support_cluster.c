@@ -19,8 +19,9 @@
 
 #define CHILDREN_MAX 64
 #define ARGUMENTS_MAX 96
-#define START_MS 60000u
-#define ANSWER_MS 90000u
+#define START_MS 120000u
+#define ANSWER_MS 120000u
+#define END_MS 60000u
 
 struct child {
     pid_t pid; /* 0: free */
@@ -249,20 +250,30 @@ void test_master_moved(struct test_master *master, const char *const *arguments)
 void test_master_kill(struct test_master *master)
 {
     kill(master->pid, SIGKILL);
-    assert_int_equal(wait_for_end(master->pid, 10000), 1000 + SIGKILL);
+    assert_int_equal(wait_for_end(master->pid, END_MS), 1000 + SIGKILL);
 }
 
 void test_master_stop(struct test_master *master)
 {
     kill(master->pid, SIGTERM);
-    assert_int_equal(wait_for_end(master->pid, 10000), 0);
+    assert_int_equal(wait_for_end(master->pid, END_MS), 0);
 }
 
 /* --------------------------------------------------------------------------- members ---- */
 
-static const char *const pool_options[] = {
-    "scheme", "pool",      "dram.bytes", "16MiB", "copy.threads", "1", "pool.recache",
-    "never",  "log.level", "error",      NULL};
+static const char *const pool_options[] = {"scheme",
+                                           "pool",
+                                           "dram.bytes",
+                                           "16MiB",
+                                           "copy.threads",
+                                           "1",
+                                           "pool.recache",
+                                           "never",
+                                           "log.level",
+                                           "error",
+                                           "close_timeout_ms",
+                                           "60000",
+                                           NULL};
 
 static void member_begin(struct test_member *member, const char *network,
                          const struct test_master *master, const char *const *options)
@@ -423,7 +434,7 @@ static bool stat_is(void *context)
 void test_member_stat_becomes(struct test_member *member, const char *name, uint64_t value)
 {
     struct stat_wait wait = {member, name, value};
-    if (!test_wait_until(stat_is, &wait, 20000)) {
+    if (!test_wait_until(stat_is, &wait, TEST_WAIT_MS)) {
         fail_msg("%s of process %d is %" PRIu64 ", not %" PRIu64, name, (int)member->pid,
                  test_member_stat(member, name), value);
     }
@@ -488,7 +499,7 @@ static bool has_stopped(void *context)
 void test_stop(pid_t pid)
 {
     assert_int_equal(kill(pid, SIGSTOP), 0);
-    assert_true(test_wait_until(has_stopped, &pid, 10000));
+    assert_true(test_wait_until(has_stopped, &pid, TEST_WAIT_MS));
 }
 
 void test_member_signal(struct test_member *member, int signal_number)
@@ -503,13 +514,13 @@ void test_member_signal(struct test_member *member, int signal_number)
 void test_member_kill(struct test_member *member)
 {
     kill(member->pid, SIGKILL);
-    assert_int_equal(wait_for_end(member->pid, 10000), 1000 + SIGKILL);
+    assert_int_equal(wait_for_end(member->pid, END_MS), 1000 + SIGKILL);
 }
 
 void test_member_end(struct test_member *member)
 {
     test_member_tell(member, "end");
-    assert_int_equal(wait_for_end(member->pid, 30000), 0);
+    assert_int_equal(wait_for_end(member->pid, END_MS), 0);
 }
 
 /* What must be 0 when nothing is going on. */
@@ -571,7 +582,7 @@ void test_index_agrees(struct test_member *asker, struct test_member *nodes, uns
 {
     struct agreement agreement = {.asker = asker, .nodes = nodes, .count = count, .set = set};
     assert_in_range(set.count, 1, TEST_FOUND_MAX);
-    if (!test_wait_until(agrees, &agreement, 20000)) {
+    if (!test_wait_until(agrees, &agreement, TEST_WAIT_MS)) {
         fail_msg("%s", agreement.differs);
     }
 }

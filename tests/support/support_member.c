@@ -492,7 +492,7 @@ static bool obey(struct self *self, char *line)
             say("ready");
         }
     } else if (strcmp(verb, "wait-known") == 0) {
-        say(test_wait_until(test_is_known, self->client, 30000) ? "known" : "unknown");
+        say(test_wait_until(test_is_known, self->client, TEST_WAIT_MS) ? "known" : "unknown");
     } else if (strcmp(verb, "end") == 0) {
         return false;
     } else {

@@ -87,7 +87,10 @@ unsigned test_thread_count(void)
 
 static bool threads_are_few(void *context) { return test_thread_count() <= *(unsigned *)context; }
 
-bool test_threads_settle(unsigned count) { return test_wait_until(threads_are_few, &count, 5000); }
+bool test_threads_settle(unsigned count)
+{
+    return test_wait_until(threads_are_few, &count, TEST_WAIT_MS);
+}
 
 size_t test_resident_bytes(void)
 {

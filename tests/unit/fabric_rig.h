@@ -153,7 +153,7 @@ static struct fabric_handlers rig_handlers(struct rig_end *end)
 /* Waits for what the latch counts, on the endpoint that counts it down. */
 #define rig_settle(wait)                                                                           \
     assert_int_equal(                                                                              \
-        fabric_wait((wait)->end->fabric, &(wait)->latch, RIG_MS((wait)->end->fabric, 10000)),      \
+        fabric_wait((wait)->end->fabric, &(wait)->latch, RIG_MS((wait)->end->fabric, 60000)),      \
         UMBP_OK)
 
 static enum umbp_status rig_connect(struct rig_end *end, const char *address, fabric_peer *peer_out)
@@ -161,7 +161,7 @@ static enum umbp_status rig_connect(struct rig_end *end, const char *address, fa
     struct rig_wait wait;
     rig_wait_init(&wait, end);
     enum umbp_status status =
-        fabric_connect(end->fabric, address, RIG_MS(end->fabric, 5000), rig_on_connect, &wait);
+        fabric_connect(end->fabric, address, RIG_MS(end->fabric, 60000), rig_on_connect, &wait);
     if (status) {
         return status;
     }

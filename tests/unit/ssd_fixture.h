@@ -40,7 +40,7 @@ struct fx {
     char error[512];
 };
 
-static inline uint64_t fx_soon(void) { return clock_deadline_ns(clock_monotonic(), 20000); }
+static inline uint64_t fx_soon(void) { return clock_deadline_ns(clock_monotonic(), TEST_WAIT_MS); }
 
 /* Key `number`, of `bytes` bytes: NULs and non-text included, different in the first four. */
 static inline void fx_key(uint32_t number, uint8_t *key, uint32_t bytes)

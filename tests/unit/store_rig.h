@@ -29,8 +29,8 @@ MAYBE_UNUSED static struct rig rig_make(void)
     rig.options.ssd.segment_bytes = 2 * MIB;
     rig.options.ssd.durability = SSD_STRICT;
     rig.options.promote_on_read = false;
-    rig.options.op_timeout_ms = 20000;
-    rig.options.close_timeout_ms = 20000;
+    rig.options.op_timeout_ms = TEST_WAIT_MS;
+    rig.options.close_timeout_ms = TEST_WAIT_MS;
     assert_ok(disk_memory_create(test_seed(), &rig.memory));
     assert_ok(disk_fault_create(rig.memory, &rig.fault));
     rig.options.disk = rig.fault;

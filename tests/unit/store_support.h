@@ -16,7 +16,7 @@
 #define MAYBE_UNUSED __attribute__((unused))
 
 #define PAGE (64 * KIB)
-#define WAIT_MS 20000u
+#define WAIT_MS TEST_WAIT_MS
 
 /* A small store: evicts only what a put needs, no SSD, events on, deadlines far off. */
 MAYBE_UNUSED static struct store_options small_options(uint64_t dram_bytes)

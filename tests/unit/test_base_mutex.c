@@ -91,7 +91,8 @@ static void *ready_main(void *argument)
 static void condition_wait_wakes_on_a_signal(void **state)
 {
     (void)state;
-    static const uint64_t timeouts_ms[] = {10000, UINT64_MAX}; /* the second is DEADLINE_NEVER */
+    static const uint64_t timeouts_ms[] = {TEST_WAIT_MS,
+                                           UINT64_MAX}; /* the second is DEADLINE_NEVER */
     for (int i = 0; i < 2; i++) {
         struct shared shared;
         pthread_t thread;
@@ -113,7 +114,7 @@ static void condition_wait_wakes_on_a_signal(void **state)
 static void *wait_main(void *argument)
 {
     struct shared *shared = argument;
-    uint64_t deadline = clock_deadline_ns(clock_monotonic(), 10000);
+    uint64_t deadline = clock_deadline_ns(clock_monotonic(), TEST_WAIT_MS);
     mutex_lock(&shared->mutex);
     shared->count++;
     while (!shared->ready && condition_wait(&shared->condition, &shared->mutex, deadline)) {
@@ -141,7 +142,7 @@ static void condition_broadcast_wakes_all(void **state)
     for (int i = 0; i < 3; i++) {
         assert_int_equal(pthread_create(&threads[i], NULL, wait_main, &shared), 0);
     }
-    assert_true(test_wait_until(three_wait, &shared, 5000));
+    assert_true(test_wait_until(three_wait, &shared, TEST_WAIT_MS));
     mutex_lock(&shared.mutex);
     shared.ready = true;
     condition_broadcast(&shared.condition);

@@ -55,7 +55,7 @@ static void support_wait_until_waits_and_gives_up(void **state)
 {
     (void)state;
     int calls = 0;
-    assert_true(test_wait_until(third_time, &calls, 5000));
+    assert_true(test_wait_until(third_time, &calls, TEST_WAIT_MS));
     assert_int_equal(calls, 3);
     assert_false(test_wait_until(never, NULL, 5));
 }

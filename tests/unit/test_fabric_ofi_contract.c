@@ -68,7 +68,7 @@ static void pair_open(struct pair *pair, const struct fabric_options *options)
     assert_ok(rig_connect(&pair->client, fabric_address(pair->server.fabric), &peer));
     assert_true(peer == pair->client.peer);
     assert_ok(
-        fabric_wait(pair->server.fabric, &pair->server.up, RIG_MS(pair->server.fabric, 5000)));
+        fabric_wait(pair->server.fabric, &pair->server.up, RIG_MS(pair->server.fabric, 60000)));
 }
 
 static void pair_close(struct pair *pair)
@@ -112,7 +112,7 @@ static void a_call_of_any_size_is_answered(void **state)
     for (size_t i = 0; i < ARRAY_COUNT(sizes); i++) {
         struct rig_wait wait;
         assert_ok(
-            rig_call_start(&wait, &pair.client, pair.client.peer, data, sizes[i], 5000, false));
+            rig_call_start(&wait, &pair.client, pair.client.peer, data, sizes[i], 60000, false));
         rig_settle(&wait);
         assert_status(wait.status, UMBP_OK);
         assert_int_equal(wait.count, 1);
@@ -126,7 +126,7 @@ static void a_call_of_any_size_is_answered(void **state)
     }
     struct rig_wait wait;
     assert_status(rig_call_start(&wait, &pair.client, pair.client.peer, data,
-                                 FABRIC_MESSAGE_MAX + 1, 5000, false),
+                                 FABRIC_MESSAGE_MAX + 1, 60000, false),
                   UMBP_TOO_LARGE);
     free(data);
     pair_close(&pair);
@@ -153,7 +153,7 @@ static void one_way_messages_arrive_in_order(void **state)
     }
     /* An answered call behind them: they are there. */
     struct rig_wait wait;
-    assert_ok(rig_call_start(&wait, &pair.client, pair.client.peer, "x", 1, 5000, false));
+    assert_ok(rig_call_start(&wait, &pair.client, pair.client.peer, "x", 1, 60000, false));
     rig_settle(&wait);
     free(wait.data);
     assert_int_equal(atomic_load(&pair.server.messages), 500);
@@ -220,7 +220,7 @@ static void lists_move_every_byte_and_no_other(void **state)
         transfer(&pair, write, pieces, count, UMBP_OK);
         if (write) { /* a message behind it is seen after the bytes */
             struct rig_wait wait;
-            assert_ok(rig_call_start(&wait, &pair.server, pair.server.peer, "x", 1, 5000, false));
+            assert_ok(rig_call_start(&wait, &pair.server, pair.server.peer, "x", 1, 60000, false));
             rig_settle(&wait);
             free(wait.data);
         }
@@ -276,6 +276,18 @@ static void a_wrong_key_reads_nothing(void **state)
     pair_close(&pair);
 }
 
+/* The server has a request in its hands. */
+static void await_held(struct pair *pair)
+{
+    struct fabric_latch never;
+    fabric_latch_init(&never, 1);
+    for (unsigned i = 0; i < 60000 && !atomic_load(&pair->server.held); i++) {
+        assert_status(fabric_wait(pair->client.fabric, &never, RIG_MS(pair->client.fabric, 1)),
+                      UMBP_TIMEOUT);
+    }
+    assert_non_null(atomic_load(&pair->server.held));
+}
+
 static void a_late_answer_costs_a_plain_call_only(void **state)
 {
     struct pair pair;
@@ -283,16 +295,15 @@ static void a_late_answer_costs_a_plain_call_only(void **state)
     (void)state;
     pair_open(&pair, NULL);
     atomic_store(&pair.server.keep, true);
-    assert_ok(rig_call_start(&wait, &pair.client, pair.client.peer, "x", 1, 50, false));
+    assert_ok(rig_call_start(&wait, &pair.client, pair.client.peer, "x", 1, 1000, false));
+    await_held(&pair);
     rig_settle(&wait);
     assert_status(wait.status, UMBP_TIMEOUT);
     assert_true(fabric_peer_flags(pair.client.fabric, pair.client.peer) & FABRIC_PEER_UP);
     atomic_store(&pair.server.keep, false);
-    struct fabric_request *held = atomic_load(&pair.server.held);
-    assert_non_null(held);
-    fabric_answer(pair.server.fabric, held, UMBP_OK, NULL, 0);
+    fabric_answer(pair.server.fabric, atomic_load(&pair.server.held), UMBP_OK, NULL, 0);
     struct rig_wait next;
-    assert_ok(rig_call_start(&next, &pair.client, pair.client.peer, "y", 1, 5000, false));
+    assert_ok(rig_call_start(&next, &pair.client, pair.client.peer, "y", 1, 60000, false));
     rig_settle(&next);
     assert_status(next.status, UMBP_OK);
     free(next.data);
@@ -308,15 +319,18 @@ static void a_late_call_that_exposes_memory_ends_the_connection_first(void **sta
     (void)state;
     pair_open(&pair, NULL);
     atomic_store(&pair.server.keep, true);
-    assert_ok(rig_call_start(&other, &pair.client, pair.client.peer, "o", 1, 5000, false));
-    assert_ok(rig_call_start(&wait, &pair.client, pair.client.peer, "x", 1, 50, true));
+    assert_ok(rig_call_start(&other, &pair.client, pair.client.peer, "o", 1, 60000, false));
+    await_held(&pair);
+    assert_ok(rig_call_start(&wait, &pair.client, pair.client.peer, "x", 1, 1000, true));
     rig_settle(&wait);
     assert_status(wait.status, UMBP_TIMEOUT);
     rig_settle(&other);
     assert_status(other.status, UMBP_CLOSED);
     assert_int_equal(fabric_peer_flags(pair.client.fabric, pair.client.peer), 0);
-    assert_ok(fabric_wait(pair.client.fabric, &pair.client.down, RIG_MS(pair.client.fabric, 5000)));
-    assert_ok(fabric_wait(pair.server.fabric, &pair.server.down, RIG_MS(pair.server.fabric, 5000)));
+    assert_ok(
+        fabric_wait(pair.client.fabric, &pair.client.down, RIG_MS(pair.client.fabric, 60000)));
+    assert_ok(
+        fabric_wait(pair.server.fabric, &pair.server.down, RIG_MS(pair.server.fabric, 60000)));
     struct rig_wait after;
     assert_status(rig_call_start(&after, &pair.client, pair.client.peer, "x", 1, 50, true),
                   UMBP_CLOSED);
@@ -331,7 +345,8 @@ static void a_handle_names_one_connection(void **state)
     pair_open(&pair, NULL);
     fabric_peer first = pair.client.peer;
     fabric_disconnect(pair.client.fabric, first);
-    assert_ok(fabric_wait(pair.client.fabric, &pair.client.down, RIG_MS(pair.client.fabric, 5000)));
+    assert_ok(
+        fabric_wait(pair.client.fabric, &pair.client.down, RIG_MS(pair.client.fabric, 60000)));
     assert_status(pair.client.down_reason, UMBP_CLOSED);
     fabric_peer second;
     assert_ok(rig_connect(&pair.client, fabric_address(pair.server.fabric), &second));
@@ -339,7 +354,7 @@ static void a_handle_names_one_connection(void **state)
     assert_int_equal(fabric_peer_flags(pair.client.fabric, first), 0);
     fabric_disconnect(pair.client.fabric, first); /* closes nobody */
     struct rig_wait wait;
-    assert_ok(rig_call_start(&wait, &pair.client, second, "y", 1, 5000, false));
+    assert_ok(rig_call_start(&wait, &pair.client, second, "y", 1, 60000, false));
     rig_settle(&wait);
     assert_status(wait.status, UMBP_OK);
     free(wait.data);
@@ -355,16 +370,16 @@ static void calls_beyond_the_bound_are_busy(void **state)
     pair_open(&pair, &options);
     atomic_store(&pair.server.keep, true);
     for (unsigned i = 0; i < 4; i++) {
-        assert_ok(rig_call_start(&waits[i], &pair.client, pair.client.peer, "x", 1, 100, false));
+        assert_ok(rig_call_start(&waits[i], &pair.client, pair.client.peer, "x", 1, 3000, false));
     }
-    assert_status(rig_call_start(&waits[4], &pair.client, pair.client.peer, "x", 1, 100, false),
+    assert_status(rig_call_start(&waits[4], &pair.client, pair.client.peer, "x", 1, 3000, false),
                   UMBP_BUSY);
     for (unsigned i = 0; i < 4; i++) {
         rig_settle(&waits[i]);
         assert_status(waits[i].status, UMBP_TIMEOUT);
     }
     atomic_store(&pair.server.keep, false);
-    assert_ok(rig_call_start(&waits[4], &pair.client, pair.client.peer, "x", 1, 5000, false));
+    assert_ok(rig_call_start(&waits[4], &pair.client, pair.client.peer, "x", 1, 60000, false));
     rig_settle(&waits[4]);
     free(waits[4].data);
     pair_close(&pair);
@@ -406,7 +421,8 @@ static void a_full_endpoint_turns_others_away(void **state)
     assert_status(rig_connect(&other, fabric_address(pair.server.fabric), &peer), UMBP_LIMIT);
     assert_true(peer == 0);
     fabric_disconnect(pair.client.fabric, pair.client.peer);
-    assert_ok(fabric_wait(pair.server.fabric, &pair.server.down, RIG_MS(pair.server.fabric, 5000)));
+    assert_ok(
+        fabric_wait(pair.server.fabric, &pair.server.down, RIG_MS(pair.server.fabric, 60000)));
     assert_ok(rig_connect(&other, fabric_address(pair.server.fabric), &peer));
     fabric_destroy(other.fabric);
     pair_close(&pair);
@@ -443,7 +459,8 @@ static void a_callback_may_end_its_connection(void **state)
     assert_ok(fabric_call(pair.client.fabric, &call));
     rig_settle(&wait);
     assert_status(wait.status, UMBP_OK);
-    assert_ok(fabric_wait(pair.client.fabric, &pair.client.down, RIG_MS(pair.client.fabric, 5000)));
+    assert_ok(
+        fabric_wait(pair.client.fabric, &pair.client.down, RIG_MS(pair.client.fabric, 60000)));
     assert_int_equal(wait.count, 1);
     pair_close(&pair);
 }
@@ -482,7 +499,7 @@ static void close_completes_everything(void **state)
         assert_ok(
             rig_call_start(&waits[i], &pair.client, pair.client.peer, "x", 1, 60000, i % 2 == 0));
     }
-    assert_ok(fabric_close(pair.client.fabric, RIG_MS(pair.client.fabric, 5000)));
+    assert_ok(fabric_close(pair.client.fabric, RIG_MS(pair.client.fabric, 60000)));
     for (unsigned i = 0; i < 8; i++) {
         assert_int_equal(waits[i].count, 1);
         assert_status(waits[i].status, UMBP_CANCELLED);
@@ -491,7 +508,8 @@ static void close_completes_everything(void **state)
     struct rig_wait after;
     assert_status(rig_call_start(&after, &pair.client, pair.client.peer, "x", 1, 50, true),
                   UMBP_CLOSED);
-    assert_ok(fabric_wait(pair.server.fabric, &pair.server.down, RIG_MS(pair.server.fabric, 5000)));
+    assert_ok(
+        fabric_wait(pair.server.fabric, &pair.server.down, RIG_MS(pair.server.fabric, 60000)));
     pair_close(&pair);
 }
 
@@ -517,13 +535,14 @@ static void set_timers(struct fabric_task *task)
 {
     struct ticking *ticking = CONTAINER_OF(task, struct ticking, task);
     static const uint64_t at_ms[5] = {40, 10, 30, 20, 5};
+    struct fabric *fabric = ticking->end->fabric;
+    uint64_t now_ns = fabric_now_ns(fabric); /* once: between two looks any time may pass */
     for (unsigned i = 0; i < 5; i++) {
         ticking->timers[i].run = tick;
-        fabric_timer_set(ticking->end->fabric, &ticking->timers[i],
-                         RIG_MS(ticking->end->fabric, at_ms[i]));
+        fabric_timer_set(fabric, &ticking->timers[i], now_ns + at_ms[i] * NS_PER_MS);
     }
-    fabric_timer_cancel(ticking->end->fabric, &ticking->timers[2]);
-    fabric_timer_set(ticking->end->fabric, &ticking->timers[4], RIG_MS(ticking->end->fabric, 60));
+    fabric_timer_cancel(fabric, &ticking->timers[2]);
+    fabric_timer_set(fabric, &ticking->timers[4], now_ns + 60 * NS_PER_MS);
 }
 
 static void timers_run_in_order_and_cancelled_ones_never(void **state)
@@ -536,7 +555,7 @@ static void timers_run_in_order_and_cancelled_ones_never(void **state)
     ticking.end = &pair.client;
     fabric_latch_init(&ticking.latch, 4);
     fabric_post(pair.client.fabric, &ticking.task);
-    assert_ok(fabric_wait(pair.client.fabric, &ticking.latch, RIG_MS(pair.client.fabric, 5000)));
+    assert_ok(fabric_wait(pair.client.fabric, &ticking.latch, RIG_MS(pair.client.fabric, 60000)));
     static const unsigned order[4] = {1, 3, 0, 4};
     assert_memory_equal(ticking.order, order, sizeof(order));
     pair_close(&pair);

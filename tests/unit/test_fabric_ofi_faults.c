@@ -40,6 +40,9 @@ static enum umbp_status open_end(struct rig_end *end, const char *listen,
     char error[256] = "";
     options.struct_bytes = sizeof(options);
     options.provider = "tcp";
+    /* Where a test says nothing about time, a slow machine ends no connection. */
+    options.handshake_ms = options.handshake_ms ? options.handshake_ms : 60000;
+    options.peer_timeout_ms = options.peer_timeout_ms ? options.peer_timeout_ms : 60000;
     options.identity = "someone";
     options.identity_bytes = 7;
     options.listen = listen;
@@ -81,7 +84,7 @@ static pid_t spawn(void (*serve)(struct rig_end *end), const struct fabric_optio
         _exit(0);
     }
     assert_true(child > 0);
-    assert_true(test_wait_until(flag_is_set, &board->ready, 10000));
+    assert_true(test_wait_until(flag_is_set, &board->ready, 60000));
     return child;
 }
 
@@ -170,7 +173,7 @@ static void in_flight_until(int signal_number, uint32_t peer_timeout_ms, enum um
         rig_settle(&moves[i]);
         assert_int_equal(moves[i].count, 1);
     }
-    assert_ok(fabric_wait(end.fabric, &end.down, RIG_MS(end.fabric, 10000)));
+    assert_ok(fabric_wait(end.fabric, &end.down, RIG_MS(end.fabric, 60000)));
     assert_status(end.down_reason, reason);
     uint64_t took_ms = (test_now_ns() - before) / 1000000;
     print_message("over after %lu ms\n", (unsigned long)took_ms);
@@ -201,8 +204,8 @@ static void a_connect_to_a_stopped_process_times_out(void **state)
     assert_ok(open_end(&end, NULL, NULL));
     kill(child, SIGSTOP);
     rig_wait_init(&wait, &end);
-    assert_ok(
-        fabric_connect(end.fabric, board->address, RIG_MS(end.fabric, 200), rig_on_connect, &wait));
+    assert_ok(fabric_connect(end.fabric, board->address, RIG_MS(end.fabric, 1000), rig_on_connect,
+                             &wait));
     rig_settle(&wait);
     assert_status(wait.status, UMBP_TIMEOUT);
     fabric_destroy(end.fabric);
@@ -308,7 +311,7 @@ static void a_cut_network_ends_connections_and_a_healed_one_makes_new_ones(void 
         wait_for_quit(&server);
         _exit(0);
     }
-    bool ready = test_wait_until(flag_is_set, &board->ready, 10000);
+    bool ready = test_wait_until(flag_is_set, &board->ready, 60000);
     assert_ok(open_end(&end, NULL, &options));
     enum umbp_status connected = ready ? rig_connect(&end, board->address, &peer) : UMBP_IO;
     bool cut = net_cut();
@@ -316,7 +319,7 @@ static void a_cut_network_ends_connections_and_a_healed_one_makes_new_ones(void 
     if (started == UMBP_OK) {
         rig_settle(&wait);
     }
-    enum umbp_status down = fabric_wait(end.fabric, &end.down, RIG_MS(end.fabric, 10000));
+    enum umbp_status down = fabric_wait(end.fabric, &end.down, RIG_MS(end.fabric, 60000));
     int down_reason = end.down_reason; /* the next connection's end writes it, too */
     bool healed = net_heal();
     enum umbp_status again = UMBP_IO;
@@ -324,7 +327,7 @@ static void a_cut_network_ends_connections_and_a_healed_one_makes_new_ones(void 
         again = rig_connect(&end, board->address, &peer);
     }
     struct rig_wait after;
-    enum umbp_status called = rig_call_start(&after, &end, peer, "yz", 2, 10000, false);
+    enum umbp_status called = rig_call_start(&after, &end, peer, "yz", 2, 60000, false);
     if (called == UMBP_OK) {
         rig_settle(&after);
     }
@@ -397,7 +400,7 @@ static pid_t spawn_writer(void)
         wait_for_quit(&end);
         _exit(0);
     }
-    assert_true(test_wait_until(flag_is_set, &board->ready, 10000));
+    assert_true(test_wait_until(flag_is_set, &board->ready, 60000));
     return child;
 }
 
@@ -406,7 +409,11 @@ static void after_a_late_call_no_byte_lands_any_more(void **state)
     (void)state;
     pid_t child = spawn_writer();
     uint8_t *memory = malloc(MEMORY);
-    for (unsigned round = 0; round < (test_is_slow() ? 3u : 15u); round++) {
+    unsigned rounds = test_is_slow() ? 3 : 15;
+    unsigned came = 0; /* rounds in which bytes came before the call was late */
+    for (unsigned round = 0; round < rounds || (came == 0 && round < rounds + 8); round++) {
+        /* Where there was no time for a byte there is more the next time. */
+        uint64_t patience_ms = round < rounds ? 20 + round * 3 : UINT64_C(50) << (round - rounds);
         struct rig_end end;
         fabric_peer peer;
         struct fabric_region *region;
@@ -418,13 +425,14 @@ static void after_a_late_call_no_byte_lands_any_more(void **state)
         memset(memory, 0, MEMORY);
         struct late_request late = {(uint64_t)(uintptr_t)memory,
                                     fabric_region_key(end.fabric, region)};
-        assert_ok(rig_call_start(&wait, &end, peer, &late, sizeof(late), 20 + round * 3, true));
-        rig_settle(&wait);
-        assert_status(wait.status, UMBP_TIMEOUT);
-        bool came = false;
-        for (size_t i = 0; i < MEMORY && !came; i++) {
-            came = memory[i] == 0xaa;
+        enum umbp_status started =
+            rig_call_start(&wait, &end, peer, &late, sizeof(late), patience_ms, true);
+        if (started == UMBP_OK) {
+            rig_settle(&wait);
+            started = wait.status;
         }
+        assert_status(started, UMBP_TIMEOUT);
+        came += memchr(memory, 0xaa, MEMORY) != NULL;
         memset(memory, 0x11, MEMORY); /* the application uses it again */
         struct fabric_latch never;
         fabric_latch_init(&never, 1);
@@ -434,9 +442,9 @@ static void after_a_late_call_no_byte_lands_any_more(void **state)
                 fail_msg("round %u: byte %zu came late", round, i);
             }
         }
-        assert_true(came || test_is_slow()); /* else the test shows nothing */
         fabric_destroy(end.fabric);
     }
+    assert_true(came > 0); /* else the test shows nothing */
     free(memory);
     reap(child);
 }
@@ -484,14 +492,14 @@ static pid_t spawn_pulled(bool shared)
         wait_for_quit(&end);
         _exit(0);
     }
-    assert_true(test_wait_until(flag_is_set, &board->ready, 10000));
+    assert_true(test_wait_until(flag_is_set, &board->ready, 60000));
     return child;
 }
 
 static uint64_t epoch_of(struct rig_end *end, fabric_peer peer, char what)
 {
     struct rig_wait wait;
-    assert_ok(rig_call_start(&wait, end, peer, &what, 1, 5000, false));
+    assert_ok(rig_call_start(&wait, end, peer, &what, 1, 60000, false));
     rig_settle(&wait);
     assert_status(wait.status, UMBP_OK);
     free(wait.data);
@@ -545,7 +553,7 @@ static void pull_from(bool shared)
     struct fabric_piece wild = {.local = memory, .remote = 4096, .bytes = 100};
     assert_status(fabric_pull_wait(end.fabric, peer, next, &wild, 1), UMBP_IO);
     kill(child, SIGKILL);
-    assert_ok(fabric_wait(end.fabric, &end.down, RIG_MS(end.fabric, 10000)));
+    assert_ok(fabric_wait(end.fabric, &end.down, RIG_MS(end.fabric, 60000)));
     assert_status(fabric_pull_wait(end.fabric, peer, next, pieces, 100), UMBP_CLOSED);
     fabric_destroy(end.fabric);
     free(memory);
@@ -643,7 +651,7 @@ static void strangers_cost_nothing_and_hinder_nobody(void **state)
     }
     assert_ok(rig_connect(&client, fabric_address(server.fabric), &peer));
     struct rig_wait wait;
-    assert_ok(rig_call_start(&wait, &client, peer, "hello", 5, 5000, false));
+    assert_ok(rig_call_start(&wait, &client, peer, "hello", 5, 60000, false));
     rig_settle(&wait);
     assert_status(wait.status, UMBP_OK);
     free(wait.data);
@@ -661,7 +669,7 @@ static void strangers_cost_nothing_and_hinder_nobody(void **state)
     }
     count.wanted += 1; /* the connection's two ends, less nothing */
     count.wanted += 1;
-    assert_true(test_wait_until(fds_are, &count, 10000));
+    assert_true(test_wait_until(fds_are, &count, 60000));
     assert_int_equal(server.ups, 1);
     fabric_destroy(client.fabric);
     fabric_destroy(server.fabric);
@@ -729,7 +737,7 @@ static void five_hundred_connect_at_once(void **state)
     for (unsigned e = 0; e < ENDS; e++) {
         for (unsigned i = 0; i < EACH; i++) {
             struct rig_wait wait;
-            assert_ok(rig_call_start(&wait, &ends[e], waits[e][i].peer, "x", 1, 10000, false));
+            assert_ok(rig_call_start(&wait, &ends[e], waits[e][i].peer, "x", 1, 60000, false));
             rig_settle(&wait);
             assert_status(wait.status, UMBP_OK);
             free(wait.data);
@@ -754,9 +762,9 @@ static void *call_often(void *context)
         struct rig_wait wait;
         uint8_t data[200];
         test_fill(data, sizeof(data), i);
-        if (rig_call_start(&wait, caller->end, caller->peer, data, 1 + i % 200, 10000,
+        if (rig_call_start(&wait, caller->end, caller->peer, data, 1 + i % 200, 60000,
                            i % 3 == 0) ||
-            fabric_wait(caller->end->fabric, &wait.latch, RIG_MS(caller->end->fabric, 20000)) ||
+            fabric_wait(caller->end->fabric, &wait.latch, RIG_MS(caller->end->fabric, 60000)) ||
             wait.status || wait.bytes != 1 + i % 200 || wait.data[0] != data[i % 200]) {
             caller->failed++;
         }
@@ -793,6 +801,7 @@ static void many_threads_wait_on_one_endpoint(void **state)
 struct churn {
     struct rig_end *server;
     struct rig_end *client;
+    _Atomic unsigned threads;
     _Atomic uint64_t peer;
     _Atomic bool over;
     _Atomic unsigned done_ok;
@@ -860,7 +869,7 @@ static void *churn_run(void *context)
     struct test_rng rng;
     struct fabric_region *region;
     uint8_t *near = calloc(1, CHURN_BYTES);
-    test_rng_init(&rng, (uint64_t)(uintptr_t)&rng);
+    test_rng_init(&rng, 100 + atomic_fetch_add(&churn->threads, 1));
     assert_ok(fabric_region_create(churn->client->fabric, near, CHURN_BYTES, FABRIC_REMOTE_WRITE,
                                    -1, 0, &region));
     while (!atomic_load(&churn->over)) {
@@ -892,10 +901,11 @@ static void connections_may_end_under_everything(void **state)
     for (unsigned i = 0; i < 4; i++) {
         pthread_create(&threads[i], NULL, churn_run, &churn);
     }
-    for (unsigned i = 0; i < (test_is_slow() ? 20u : 60u); i++) {
+    unsigned rounds = test_is_slow() ? 20 : 60;
+    for (unsigned i = 0; i < rounds || (atomic_load(&churn.done_ok) == 0 && i < 2000); i++) {
         assert_ok(rig_connect(&client, fabric_address(server.fabric), &peer));
         atomic_store(&churn.peer, peer);
-        test_sleep_ms(i % 7);
+        test_sleep_ms(i < rounds ? i % 7 : i);
         fabric_disconnect(i % 2 ? client.fabric : server.fabric, i % 2 ? peer : server.peer);
     }
     atomic_store(&churn.over, true);
@@ -925,7 +935,7 @@ static void nothing_is_left_behind(void **state)
         assert_ok(open_end(&client, NULL, NULL));
         int stranger = raw_connect(fabric_address(server.fabric));
         assert_ok(rig_connect(&client, fabric_address(server.fabric), &peer));
-        assert_ok(rig_call_start(&wait, &client, peer, "x", 1, 5000, false));
+        assert_ok(rig_call_start(&wait, &client, peer, "x", 1, 60000, false));
         if (round % 2) { /* in either order, and with a call in flight */
             fabric_destroy(server.fabric);
             fabric_destroy(client.fabric);
@@ -957,6 +967,7 @@ static bool fail_one(void *context, size_t bytes)
 /* Every allocation of an opening, a connect and a large call fails once. */
 static void an_allocation_that_fails_is_told_and_leaves_nothing(void **state)
 {
+    struct fabric_options options = {.handshake_ms = 2000, .peer_timeout_ms = 3000};
     unsigned fds = 0;
     bool all_went_well = false;
     (void)state;
@@ -968,11 +979,11 @@ static void an_allocation_that_fails_is_told_and_leaves_nothing(void **state)
         static uint8_t data[200000];
         atomic_store(&allocations_left, nth);
         mem_set_hook(fail_one, NULL);
-        enum umbp_status status = open_end(&server, "127.0.0.1:0", NULL);
-        status = status ? status : open_end(&client, NULL, NULL);
+        enum umbp_status status = open_end(&server, "127.0.0.1:0", &options);
+        status = status ? status : open_end(&client, NULL, &options);
         status = status ? status : rig_connect(&client, fabric_address(server.fabric), &peer);
         if (!status) {
-            status = rig_call_start(&wait, &client, peer, data, sizeof(data), 5000, false);
+            status = rig_call_start(&wait, &client, peer, data, sizeof(data), 60000, false);
             if (!status) {
                 rig_settle(&wait);
                 status = wait.status;
