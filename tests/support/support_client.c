@@ -13,6 +13,8 @@ struct umbp_config *test_config(const char *const *options)
 {
     struct umbp_config *config = NULL;
     assert_ok(umbp_config_create(&config));
+    /* What a client has yet to write as it ends is written on a slow disk, too. */
+    assert_ok(umbp_config_set(config, "close_timeout_ms", "60000"));
     for (; *options != NULL; options += 2) {
         if (umbp_config_set(config, options[0], options[1]) != UMBP_OK) {
             fail_msg("%s = %s: %s", options[0], options[1], umbp_config_error(config));
