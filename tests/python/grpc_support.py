@@ -39,7 +39,7 @@ class Master(master_support.Master):
         """(status, text)"""
         try:
             with urllib.request.urlopen(f"http://127.0.0.1:{self.metrics_port}{path}",
-                                        timeout=20) as reply:
+                                        timeout=60) as reply:
                 return reply.status, reply.read().decode()
         except urllib.error.HTTPError as error:
             with error:
@@ -111,7 +111,7 @@ class Node:
                                      tags=tags,
                                      peer_address=f"{name}:2" if peer is None else peer,
                                      engine_desc=b"\x00\xff engine",
-                                     tier_capacities=self.capacities, **fields), timeout=20)
+                                     tier_capacities=self.capacities, **fields), timeout=60)
         self.sequence = self.registered.ack_seq
 
     def events(self, *events):
@@ -125,7 +125,7 @@ class Node:
             bundles = [pb.EventBundle(seq=self.sequence, events=self.events(*events))]
         return self.stub.Heartbeat(
             pb.HeartbeatRequest(node_id=self.name, bundles=bundles,
-                                tier_capacities=self.capacities, **fields), timeout=20)
+                                tier_capacities=self.capacities, **fields), timeout=60)
 
     def add(self, *keys, tier=DRAM, size=100):
         return self.beat(*[(True, key, tier, size) for key in keys])

@@ -38,7 +38,7 @@ class Master:
         for line in self.process.stderr:
             self.log += line
 
-    def stop(self, number=signal.SIGTERM, seconds=20):
+    def stop(self, number=signal.SIGTERM, seconds=60):
         """Its exit code. Raises subprocess.TimeoutExpired, and kills it, if it does not end."""
         if self.process.poll() is None:
             self.process.send_signal(number)

@@ -18,14 +18,14 @@ class WithMaster(Case):
         self.stub = self.stub_of(self.master)
 
     def lookup(self, *keys):
-        return list(self.stub.BatchLookup(pb.BatchLookupRequest(keys=keys), timeout=20).found)
+        return list(self.stub.BatchLookup(pb.BatchLookupRequest(keys=keys), timeout=60).found)
 
     def get(self, key, **fields):
-        return self.stub.RouteGet(pb.RouteGetRequest(key=key, **fields), timeout=20)
+        return self.stub.RouteGet(pb.RouteGetRequest(key=key, **fields), timeout=60)
 
     def put(self, key, size=100, **fields):
         return self.stub.RoutePut(pb.RoutePutRequest(key=key, block_size=size, **fields),
-                                  timeout=20)
+                                  timeout=60)
 
 
 class Nodes(WithMaster):
@@ -46,7 +46,7 @@ class Nodes(WithMaster):
             Node(self.stub, "x" * 256)
 
     def test_a_beat_of_a_node_that_is_not_known_says_so(self):
-        reply = self.stub.Heartbeat(pb.HeartbeatRequest(node_id="ghost"), timeout=20)
+        reply = self.stub.Heartbeat(pb.HeartbeatRequest(node_id="ghost"), timeout=60)
         self.assertEqual(reply.status, UNKNOWN)
 
     def test_what_a_node_reports_is_found_and_goes_with_it(self):
@@ -57,9 +57,9 @@ class Nodes(WithMaster):
         self.assertEqual(self.lookup("x", "y", "z"), [True, True, False])
         node.remove("x")
         self.assertEqual(self.lookup("x", "y"), [False, True])
-        self.stub.UnregisterClient(pb.UnregisterClientRequest(node_id="a"), timeout=20)
+        self.stub.UnregisterClient(pb.UnregisterClientRequest(node_id="a"), timeout=60)
         self.assertEqual(self.lookup("x", "y"), [False, False])
-        self.stub.UnregisterClient(pb.UnregisterClientRequest(node_id="a"), timeout=20)
+        self.stub.UnregisterClient(pb.UnregisterClientRequest(node_id="a"), timeout=60)
         Node(self.stub, "a")  # the name is free again
 
     def test_a_beat_without_events_is_no_gap(self):
@@ -89,7 +89,7 @@ class Nodes(WithMaster):
         reply = self.stub.Heartbeat(
             pb.HeartbeatRequest(node_id="a", is_full_sync=True, delta_seq_baseline=7,
                                 bundles=[pb.EventBundle(seq=7, events=events)],
-                                tier_capacities=node.capacities), timeout=20)
+                                tier_capacities=node.capacities), timeout=60)
         self.assertEqual((reply.status, reply.acked_seq, reply.request_full_sync),
                          (ALIVE, 7, False))
         self.assertEqual(self.lookup("old", "both", "new"), [False, True, True])
@@ -169,14 +169,14 @@ class Routes(WithMaster):
         Node(self.stub, "a").add("x", size=5)
         reply = self.stub.BatchRoutePut(
             pb.BatchRoutePutRequest(keys=["x", "y", "z" * 1025, ""],
-                                    block_sizes=[5, 6, 7, 8]), timeout=20)
+                                    block_sizes=[5, 6, 7, 8]), timeout=60)
         self.assertEqual([entry.outcome for entry in reply.entries],
                          [OUTCOME.ROUTE_PUT_OUTCOME_ALREADY_EXISTS,
                           OUTCOME.ROUTE_PUT_OUTCOME_ROUTED,
                           OUTCOME.ROUTE_PUT_OUTCOME_UNAVAILABLE,
                           OUTCOME.ROUTE_PUT_OUTCOME_UNAVAILABLE])
         self.assertEqual(reply.entries[1].peer_address, "a:2")
-        reply = self.stub.BatchRouteGet(pb.BatchRouteGetRequest(keys=["q", "x", "x"]), timeout=20)
+        reply = self.stub.BatchRouteGet(pb.BatchRouteGetRequest(keys=["q", "x", "x"]), timeout=60)
         self.assertEqual([(node.node_id, node.peer_address) for node in reply.nodes],
                          [("a", "a:2")])
         self.assertEqual(list(reply.node_ref), [0, 1, 1])
@@ -187,7 +187,7 @@ class Routes(WithMaster):
         for i in range(5):
             Node(self.stub, f"n{i}").add(*[f"k{i}_{j}" for j in range(20)], size=i + 1)
         keys = [f"k{i}_{j}" for j in range(20) for i in range(5)]
-        reply = self.stub.BatchRouteGet(pb.BatchRouteGetRequest(keys=keys), timeout=20)
+        reply = self.stub.BatchRouteGet(pb.BatchRouteGetRequest(keys=keys), timeout=60)
         self.assertEqual(len(reply.nodes), 5)
         for key, ref, size in zip(keys, reply.node_ref, reply.size):
             self.assertEqual(reply.nodes[ref - 1].node_id, "n" + key[1])
@@ -207,7 +207,7 @@ class Routes(WithMaster):
 
     def test_bad_arguments_are_refused(self):
         with self.fails_with(grpc.StatusCode.INVALID_ARGUMENT, "same length"):
-            self.stub.BatchRoutePut(pb.BatchRoutePutRequest(keys=["a"]), timeout=20)
+            self.stub.BatchRoutePut(pb.BatchRoutePutRequest(keys=["a"]), timeout=60)
         with self.fails_with(grpc.StatusCode.INVALID_ARGUMENT):
             self.put("")
         with self.fails_with(grpc.StatusCode.INVALID_ARGUMENT):
@@ -237,21 +237,21 @@ class Routes(WithMaster):
 class ExternalKv(WithMaster):
     def report(self, node, hashes, tier=DRAM):
         self.stub.ReportExternalKvBlocks(
-            pb.ReportExternalKvBlocksRequest(node_id=node, hashes=hashes, tier=tier), timeout=20)
+            pb.ReportExternalKvBlocksRequest(node_id=node, hashes=hashes, tier=tier), timeout=60)
 
     def revoke(self, node, hashes, tier=DRAM):
         self.stub.RevokeExternalKvBlocks(
-            pb.RevokeExternalKvBlocksRequest(node_id=node, hashes=hashes, tier=tier), timeout=20)
+            pb.RevokeExternalKvBlocksRequest(node_id=node, hashes=hashes, tier=tier), timeout=60)
 
     def match(self, *hashes, hit=False):
         reply = self.stub.MatchExternalKv(
-            pb.MatchExternalKvRequest(hashes=hashes, count_as_hit=hit), timeout=20)
+            pb.MatchExternalKvRequest(hashes=hashes, count_as_hit=hit), timeout=60)
         return {match.node_id: {bucket.tier: sorted(bucket.hashes)
                                 for bucket in match.hashes_by_tier} for match in reply.matches}
 
     def hits(self, *hashes):
         reply = self.stub.GetExternalKvHitCounts(
-            pb.GetExternalKvHitCountsRequest(hashes=hashes), timeout=20)
+            pb.GetExternalKvHitCountsRequest(hashes=hashes), timeout=60)
         return {entry.hash: entry.hit_count_total for entry in reply.entries}
 
     def test_tiers_add_up_and_are_revoked_one_by_one(self):
@@ -262,13 +262,13 @@ class ExternalKv(WithMaster):
         self.revoke("a", ["x", "nothing"])
         self.assertEqual(self.match("x", "y"), {"a": {HBM: ["x"], DRAM: ["y"]}})
         self.stub.RevokeAllExternalKvBlocksAtTier(
-            pb.RevokeAllExternalKvBlocksAtTierRequest(node_id="a", tier=HBM), timeout=20)
+            pb.RevokeAllExternalKvBlocksAtTierRequest(node_id="a", tier=HBM), timeout=60)
         self.assertEqual(self.match("x", "y"), {"a": {DRAM: ["y"]}})
         self.stub.RevokeAllExternalKvBlocksAtTier(
-            pb.RevokeAllExternalKvBlocksAtTierRequest(node_id="a"), timeout=20)
+            pb.RevokeAllExternalKvBlocksAtTierRequest(node_id="a"), timeout=60)
         self.assertEqual(self.match("x", "y"), {"a": {DRAM: ["y"]}})  # a forgotten tier is none
         self.stub.RevokeAllExternalKvBlocksForNode(
-            pb.RevokeAllExternalKvBlocksForNodeRequest(node_id="a"), timeout=20)
+            pb.RevokeAllExternalKvBlocksForNodeRequest(node_id="a"), timeout=60)
         self.assertEqual(self.match("x", "y"), {})
 
     def test_each_node_has_its_own(self):
@@ -277,13 +277,13 @@ class ExternalKv(WithMaster):
             self.report(name, ["x", name])
         self.assertEqual(self.match("x", "a", "b"), {"a": {DRAM: ["a", "x"]},
                                                      "b": {DRAM: ["b", "x"]}})
-        self.stub.UnregisterClient(pb.UnregisterClientRequest(node_id="a"), timeout=20)
+        self.stub.UnregisterClient(pb.UnregisterClientRequest(node_id="a"), timeout=60)
         self.assertEqual(self.match("x", "a"), {"b": {DRAM: ["x"]}})
 
     def test_the_peers_address_comes_with_a_match(self):
         Node(self.stub, "a")
         self.report("a", ["x"])
-        reply = self.stub.MatchExternalKv(pb.MatchExternalKvRequest(hashes=["x"]), timeout=20)
+        reply = self.stub.MatchExternalKv(pb.MatchExternalKvRequest(hashes=["x"]), timeout=60)
         self.assertEqual(reply.matches[0].peer_address, "a:2")
 
     def test_hits_are_counted_for_routing_only_and_once_a_call(self):
@@ -308,7 +308,7 @@ class ExternalKv(WithMaster):
                 call("a", [])
         with self.fails_with(grpc.StatusCode.INVALID_ARGUMENT, "node_id must not be empty"):
             self.stub.RevokeAllExternalKvBlocksForNode(
-                pb.RevokeAllExternalKvBlocksForNodeRequest(), timeout=20)
+                pb.RevokeAllExternalKvBlocksForNodeRequest(), timeout=60)
 
     def test_a_query_of_hits_is_bounded(self):
         master = self.start(environment={"UMBP_HIT_QUERY_MAX_BATCH": "3"})
@@ -320,7 +320,7 @@ class ExternalKv(WithMaster):
 
 class Metrics(WithMaster):
     def report(self, *samples, node="a"):
-        self.stub.ReportMetrics(pb.ReportMetricsRequest(node_id=node, metrics=samples), timeout=20)
+        self.stub.ReportMetrics(pb.ReportMetricsRequest(node_id=node, metrics=samples), timeout=60)
 
     def test_the_masters_own_have_their_public_names(self):
         node = Node(self.stub, "a", capacity(DRAM, 1000, 250), tags=["role=prefill"])

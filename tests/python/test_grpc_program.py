@@ -21,7 +21,7 @@ STATUS = grpc.StatusCode
 
 
 def raw(channel, method, data, **options):
-    return channel.unary_unary(f"/umbp.UMBPMaster/{method}")(data, timeout=20, **options)
+    return channel.unary_unary(f"/umbp.UMBPMaster/{method}")(data, timeout=60, **options)
 
 
 def hex_bytes(*parts):
@@ -85,7 +85,7 @@ class Wire(Case):
     def test_unknown_methods_and_services_get_a_status(self):
         for path in ("/umbp.UMBPMaster/Nothing", "/other.Service/BatchLookup", "/", "/a/b/c"):
             with self.fails_with(STATUS.UNIMPLEMENTED):
-                self.wire.unary_unary(path)(b"", timeout=20)
+                self.wire.unary_unary(path)(b"", timeout=60)
 
     def test_a_message_over_the_bound_gets_a_status(self):
         with self.fails_with(STATUS.RESOURCE_EXHAUSTED):
@@ -111,7 +111,7 @@ class Wire(Case):
         before = len(os.listdir(folder))
         seed = b"umbp"
         for number in range(300):
-            with socket.create_connection((host, int(port)), 20) as sock:
+            with socket.create_connection((host, int(port)), 60) as sock:
                 seed = zlib.crc32(seed).to_bytes(4, "big") * 16
                 if number % 3 == 1:
                     sock.sendall(seed)
@@ -140,9 +140,9 @@ def ask_signpost(address, lowest=1, highest=1):
         sock.connect(address[5:])
     else:
         host, port = address.rsplit(":", 1)
-        sock = socket.create_connection((host, int(port)), 20)
+        sock = socket.create_connection((host, int(port)), 60)
     with sock:
-        sock.settimeout(20)
+        sock.settimeout(60)
         sock.sendall(b"UMBPSIGN" + struct.pack("<HHI", lowest, highest, 0))
         answer = b""
         while True:
@@ -269,7 +269,7 @@ class Tls(Case):
         before = len(os.listdir(folder))
         host, port = master.address.rsplit(":", 1)
         for number in range(50):
-            with socket.create_connection((host, int(port)), 20) as sock:
+            with socket.create_connection((host, int(port)), 60) as sock:
                 sock.sendall(b"\x16\x03\x01" + bytes([number]) * 200)
         wait_until(lambda: len(os.listdir(folder)) <= before, "the connections are closed")
         raw(channel, "BatchLookup", b"")
@@ -319,7 +319,7 @@ class Program(Case):
         with concurrent.futures.ThreadPoolExecutor(4) as pool:
             scrapes = [pool.submit(master.metrics) for _ in range(50)]
             for _ in range(200):
-                stub.BatchLookup(pb.BatchLookupRequest(keys=["k1"]), timeout=20)
+                stub.BatchLookup(pb.BatchLookupRequest(keys=["k1"]), timeout=60)
             for scrape in scrapes:
                 self.assertEqual(scrape.result()["mori_umbp_client_count"], 1)
 
