@@ -8,10 +8,12 @@
  * and are taken in order per run: an item's header proves whose bytes follow, then each part of the
  * value is copied to where the caller wants it while its checksum grows.
  *
- * Half of the slots are in flight, the other half is being copied. Some devices hand back all that
- * they have at once (a virtual disk, by one interrupt for its whole queue); with every slot in
- * flight such a device stands still until a copy is done. So what comes back is replaced by the
- * free half first, one request ahead of the others, and copied then.
+ * Some devices hand back all that they have at once, when they have nothing left to do (a virtual
+ * disk: one interrupt for its whole queue), and stand still until they are given more. So nearly
+ * all slots are in flight, that there be few such moments; an eighth is kept free, and replaces
+ * what came back before any of it is copied; each slot goes out again as soon as its copy is made.
+ * The last eighth of a call waits until little else is in flight: it is being read while what came
+ * before it is copied, so that only its own copy is left at the end.
  *
  *   run:    | header | value ... | header | value | header, inline value | header | value ....... |
  *   pieces:  <──── slot_bytes ────><──── slot_bytes ────><──── slot_bytes ────><──── rest ────>
@@ -23,8 +25,8 @@
 
 #include "tier_ssd/ssd_priv.h"
 
-/* Slots for each that is in flight. */
-#define READ_HALVES 2u
+/* One slot in so many is kept free while the others are in flight; and so many are the last. */
+#define READ_SHARE 8u
 #define CORRUPT_LOG_MS 1000u
 
 /* Bytes of one run; the next item then begins another. */
@@ -58,6 +60,8 @@ struct reader {
     struct read_run *runs; /* one a slot */
     unsigned run_count;
     unsigned in_flight_max;
+    unsigned tail_max;   /* in flight, when no more than so many pieces are left to submit */
+    uint64_t left_bytes; /* not submitted yet: at most, as runs may fail to begin */
     unsigned active;
     unsigned submitting; /* the run whose pieces go next */
     struct ssd_read *reads;
@@ -309,10 +313,27 @@ static struct read_run *reader_next_run(struct reader *reader)
     return reader_start(reader) ? &reader->runs[reader->submitting] : NULL;
 }
 
+static void reader_lend(struct reader *reader, struct ssd_io *io)
+{
+    unsigned slots = io->options.slots;
+    reader->io = io;
+    reader->runs = io->user;
+    reader->run_count = slots;
+    reader->in_flight_max = slots - slots / READ_SHARE;
+    reader->tail_max = slots < READ_SHARE ? 1 : slots / READ_SHARE;
+}
+
+/* How many may be in flight now. */
+static unsigned reader_in_flight_max(const struct reader *reader)
+{
+    uint64_t tail_bytes = (uint64_t)reader->tail_max * reader->io->options.slot_bytes;
+    return reader->left_bytes > tail_bytes ? reader->in_flight_max : reader->tail_max;
+}
+
 static void reader_fill(struct reader *reader)
 {
     bool is_idle = reader->io->busy_count == 0;
-    while (reader->io->free_count > 0 && reader->io->busy_count < reader->in_flight_max) {
+    while (reader->io->free_count > 0 && reader->io->busy_count < reader_in_flight_max(reader)) {
         struct read_run *run = reader_next_run(reader);
         if (!run) {
             break;
@@ -327,6 +348,7 @@ static void reader_fill(struct reader *reader)
         ssd_io_submit(reader->io, slot, DISK_READ, run->segment->file, run->start + run->submitted,
                       1);
         run->submitted += bytes;
+        reader->left_bytes -= u64_min(bytes, reader->left_bytes);
         run->pending++;
         if (is_idle) { /* let the device begin; the others take time to prepare */
             ssd_io_flush(reader->io);
@@ -442,7 +464,6 @@ enum umbp_status ssd_read(struct ssd_tier *tier, struct ssd_read *reads, size_t 
     struct ssd_io *io = ssd_pool_take(&tier->read_pool, tier->clock, deadline_ns);
     struct reader reader = {
         .tier = tier,
-        .io = io,
         .reads = reads,
         .count = count,
         .done = done,
@@ -455,9 +476,10 @@ enum umbp_status ssd_read(struct ssd_tier *tier, struct ssd_read *reads, size_t 
         }
         return UMBP_TIMEOUT;
     }
-    reader.runs = io->user;
-    reader.run_count = io->options.slots;
-    reader.in_flight_max = io->options.slots / READ_HALVES;
+    reader_lend(&reader, io);
+    for (size_t i = 0; i < count; i++) {
+        reader.left_bytes += read_is_valid(&reads[i]) ? read_record_bytes(&reads[i]) : 0;
+    }
     reader_run(&reader);
     ssd_pool_give(&tier->read_pool, io);
     for (size_t i = 0; reader.failed > 0 && i < count; i++) {
@@ -529,6 +551,7 @@ static enum umbp_status part_read(struct ssd_stream *stream, struct reader *read
     ssd_hold_segment(stream->tier, stream->segment); /* the run's end lets go of it */
     *run = part_run(stream, bytes);
     reader->active = 1;
+    reader->left_bytes = run->bytes;
     reader_run(reader);
     if (run->item < run->end_item && run->status != UMBP_OK) {
         read_end(reader, &stream->read, run->status);
@@ -563,29 +586,28 @@ enum umbp_status ssd_stream_next(struct ssd_stream *stream, uint64_t bytes,
     }
     stream->read.ranges = ranges;
     stream->read.range_count = range_count;
+    struct ssd_io *io = ssd_pool_take(&tier->read_pool, tier->clock, deadline_ns);
     struct reader reader = {
         .tier = tier,
-        .io = ssd_pool_take(&tier->read_pool, tier->clock, deadline_ns),
         .reads = &stream->read,
         .count = 1,
         .next = 1,
         .deadline_ns = deadline_ns,
     };
     stream->status = UMBP_TIMEOUT;
-    if (reader.io) {
-        reader.runs = reader.io->user;
-        reader.run_count = reader.io->options.slots;
-        reader.in_flight_max = reader.io->options.slots / READ_HALVES;
+    if (io) {
+        reader_lend(&reader, io);
         stream->status = part_read(stream, &reader, bytes);
-        ssd_pool_give(&tier->read_pool, reader.io);
+        ssd_pool_give(&tier->read_pool, io);
     }
     return stream->status;
 }
 
 /* ------------------------------------------------------------------------- contexts ------ */
 
-/* What the slots in flight of one context read at once at most, in units of io_bytes. */
-#define READ_CONTEXT_IOS 16u
+/* What the slots of one context hold at most, in units of io_bytes. Few large requests are read
+ * faster than many small ones in the same memory. */
+#define READ_CONTEXT_IOS 32u
 #define READ_SLOT_BYTES_MIN (64u * 1024u)
 
 enum umbp_status ssd_read_slots(struct disk *disk, const struct clock_source *clock,
@@ -600,7 +622,7 @@ enum umbp_status ssd_read_slots(struct disk *disk, const struct clock_source *cl
         .disk = disk,
         .clock = clock,
         .counters = counters,
-        .slots = READ_HALVES * depth,
+        .slots = depth,
         /* A value of a power of two and its header fit. */
         .slot_bytes = (uint32_t)slot_bytes + SSD_BLOCK_BYTES,
         .iov_max = 1,

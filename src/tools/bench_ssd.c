@@ -14,7 +14,6 @@
 #define SSD_SMALL_BYTES ((size_t)64 << 10)
 #define SSD_READ_DRAM_BYTES (64 * MIB)
 #define SSD_SET_BYTES_MAX (768 * MIB)
-#define SSD_REPEAT_MAX 5u
 #define CHECKSUM_BAR_PERCENT 5.0
 #define CHECKSUM_SOURCE_BYTES (16 * MIB) /* as many I/O buffers as may be in flight */
 
@@ -256,7 +255,7 @@ bool bench_ssd(struct bench *bench)
         !bench_path(bench, "raw", raw_path)) {
         return false;
     }
-    run.repeat = bench->options.repeat < SSD_REPEAT_MAX ? bench->options.repeat : SSD_REPEAT_MAX;
+    run.repeat = bench->options.repeat;
     run.set_bytes = u64_min(SSD_SET_BYTES_MAX, u64_min(bench->ssd_bytes, bench->dram_bytes) / 2);
     run.set_bytes = align_down(run.set_bytes, SSD_LARGE_BYTES);
     if (!has_space(bench, 4 * run.set_bytes)) {

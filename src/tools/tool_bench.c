@@ -30,7 +30,7 @@ static const struct tool_flag flags[] = {
                      .value_name = "N",
                      .min = 1,
                      .max = BENCH_REPEAT_MAX,
-                     .help = "samples of each figure (default 11; of the slow ones at most 5)"},
+                     .help = "samples of each figure (default 11; of restarts fewer)"},
     [FLAG_SEED] = {.name = "seed",
                    .kind = TOOL_FLAG_COUNT,
                    .value_name = "N",

@@ -354,11 +354,11 @@ static void when_every_slot_hangs_callers_time_out_until_one_returns(void **stat
     for (uint32_t i = 0; i < 8; i++) {
         assert_ok(fx_put(&fx, i, 20000));
     }
-    /* Twice the depth: a reader has as many slots to copy from as it has in flight. */
+    /* A reader has as many slots as the queue is deep. */
     const struct disk_fault never = {
-        .call = DISK_CALL_READ, .first = 1, .times = 8, .action = DISK_FAULT_NEVER};
+        .call = DISK_CALL_READ, .first = 1, .times = 4, .action = DISK_FAULT_NEVER};
     assert_true(disk_fault_add(fx.disk, &never));
-    for (uint32_t i = 0; i < 8; i++) {
+    for (uint32_t i = 0; i < 4; i++) {
         assert_status(fx_get(&fx, i), UMBP_TIMEOUT);
     }
     uint8_t value[20000];
