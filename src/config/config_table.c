@@ -265,7 +265,8 @@ const struct config_option config_options[CONFIG_OPTION_COUNT] = {
             .range = "0 or 1..3600000",
             .default_value = "0",
             .environment = {{"UMBP_SSD_IO_TIMEOUT_MS", NULL}},
-            .help = "After how long a request to the SSD counts as failed; 0 chooses 30s.",
+            .help = "After how long a request to the SSD, or a call on its files, counts as "
+                    "failed; 0 chooses 30s.",
         },
     [CONFIG_SSD_HIGH_WATERMARK] =
         {
